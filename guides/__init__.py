@@ -1,0 +1,21 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Inference programs: what is seen, where it is, and where it went."""
+
+from pyro_sqair.guides.discovery import DiscoveryGuide
+from pyro_sqair.guides.glimpse import Appearance, GlimpseEncoder, GlimpseMask, mlp_glimpse_encoder
+from pyro_sqair.guides.propagation import GatedAppearance, PropagationGuide, SharedFactor
+from pyro_sqair.guides.sqair import SQAIRGuide
+
+__all__ = [
+    "Appearance",
+    "DiscoveryGuide",
+    "GatedAppearance",
+    "GlimpseEncoder",
+    "GlimpseMask",
+    "PropagationGuide",
+    "SQAIRGuide",
+    "SharedFactor",
+    "mlp_glimpse_encoder",
+]

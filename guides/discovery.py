@@ -1,0 +1,81 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Inference for discovery, q^D(D_t, z_t^{D_t} | x_t, z_t^{P_t}) (Kosiorek et al. 2018, Algorithm 3)."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_sqair.guides.glimpse import GlimpseEncoder
+from pyro_sqair.networks import MLP, SetEncoder, VanillaRNN, join
+from pyro_sqair.scene import Objects
+from pyro_sqair.slots import Slots
+
+
+class DiscoveryGuide(nn.Module):
+    """Looks at the whole image and at what was propagated, and picks out new objects one by one.
+
+    Presence is drawn last, when the object has been looked at, as in the released code (Algorithm 3 draws it first).
+
+    Args:
+        image_encoder: maps flat images of shape ``[B, C H W]`` to ``[B, image_features]``.
+        image_features: size of its output.
+        encoder: summarises the propagated objects (Eq. 6).
+        glimpse_encoder: shared with propagation.
+        what_dim: the dimension D of ``what``.
+        hidden_size: units of the recurrent network and the perceptrons.
+        presence_bias: the logit of finding one more object starts here.
+        scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+    """
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        image_features: int,
+        encoder: SetEncoder,
+        glimpse_encoder: GlimpseEncoder,
+        what_dim: int,
+        hidden_size: int,
+        presence_bias: float = 1.0,
+        scale_bias: float = -3.0,
+    ) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.encoder = encoder
+        self.glimpse_encoder = glimpse_encoder
+        self.what_dim = what_dim
+        # may another object be found, and the what, where and pres found before
+        self.rnn = VanillaRNN([image_features, encoder.output_size], 1 + what_dim + 4 + 1, hidden_size)
+        self.where = MLP(hidden_size, [hidden_size, hidden_size], 8)
+        self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
+        self.pres = MLP(hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
+
+    def forward(self, frame: Tensor, propagated: Objects, slots: Slots) -> None:
+        """Draws ``where``, ``what`` and ``pres`` in every slot.
+
+        Args:
+            frame: x_t, shape ``[B, C, H, W]``.
+            propagated: z_t^{P_t}.
+            slots: the slots of this phase.
+        """
+        image = self.image_encoder(frame.flatten(-3))  # line 3
+        context = self.rnn.context(image, self.encoder(propagated))  # line 4
+        hidden = self.rnn.initial
+        what, where = frame.new_zeros(self.what_dim), frame.new_zeros(4)
+        pres = frame.new_ones(())
+        for i in slots:  # line 5
+            allowed = slots.is_open(i).to(frame.dtype)
+            x = join(allowed.unsqueeze(-1), what, where, pres.unsqueeze(-1))
+            hidden = self.rnn(context, x, hidden)  # line 6
+            loc, scale = self.where(hidden).chunk(2, -1)
+            scale = F.softplus(scale + self.scale_bias) + 0.01
+            where = pyro.sample("where", dist.Normal(loc, scale).to_event(1))  # line 10
+            seen = self.glimpse_encoder(frame, where)  # lines 11-12
+            what = pyro.sample("what", dist.Normal(*seen).to_event(1))  # line 13
+            logits = self.pres(join(hidden, what)).squeeze(-1)
+            pres = pyro.sample("pres", dist.Bernoulli(logits=logits))  # line 7

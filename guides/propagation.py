@@ -1,0 +1,141 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Inference for propagation, q^P(z_t^{P_t} | x_t, z_{t-1}, h_t^T, h_t^R) (Kosiorek et al. 2018, Algorithm 2)."""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_sqair.distributions import CorrelatedNormal
+from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
+from pyro_sqair.networks import GRU, MLP, VanillaRNN, join
+from pyro_sqair.scene import Objects
+from pyro_sqair.slots import Slots
+
+
+class SharedFactor(nn.Module):
+    """A lower-triangular matrix with a positive diagonal, the identity at first."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.entries = nn.Parameter(torch.zeros(size * (size + 1) // 2))
+
+    def forward(self) -> Tensor:
+        """Shape ``[E, E]``."""
+        rows, columns = torch.tril_indices(self.size, self.size, device=self.entries.device)
+        full = self.entries.new_zeros(self.size, self.size).index_put((rows, columns), self.entries)
+        return full.tril(-1) + torch.diag(full.diagonal().exp())
+
+
+class GatedAppearance(nn.Module):
+    """Blends an object's past appearance, what is seen of it now, and what is expected of it.
+
+    ``what`` = f what_{t-1} + (1 - i) seen + (1 - tau) expected, with gates f, i, tau from the temporal state, as in the
+    released code.
+
+    Args:
+        state_size: dimension of the temporal state h^T.
+        what_dim: the dimension D of ``what``.
+    """
+
+    def __init__(self, state_size: int, what_dim: int) -> None:
+        super().__init__()
+        self.expected = nn.Linear(state_size, 2 * what_dim)
+        self.gates = nn.Linear(state_size, 3 * what_dim)
+        nn.init.ones_(self.gates.bias)
+
+    def forward(self, state: Tensor, previous: Tensor, seen_loc: Tensor, seen_scale: Tensor) -> dist.Distribution:
+        """The law of ``what`` given h_t^T, ``what_{t-1}`` and the encoded glimpse; batch shape ``[*]``."""
+        loc, scale = self.expected(state).chunk(2, -1)
+        scale = F.softplus(scale) + 0.01
+        # short of 1, so that the standard deviation stays positive
+        keep, skip, tau = (torch.sigmoid(self.gates(state)) * 0.9999).chunk(3, -1)
+        loc = keep * previous + (1 - skip) * seen_loc + (1 - tau) * loc
+        return dist.Normal(loc, (1 - skip) * seen_scale + (1 - tau) * scale).to_event(1)
+
+
+class PropagationGuide(nn.Module):
+    """Follows every object of the previous frame into this one, or lets it go.
+
+    It does not see the whole image but only a proposal glimpse where the object is expected, which keeps objects from
+    swapping identities (paper, Appendices A and F), and then a final glimpse where it is found.
+
+    Args:
+        glimpse_encoder: shared with discovery.
+        what_dim: the dimension D of ``what``.
+        hidden_size: units of the recurrent networks and the perceptrons.
+        presence_bias: the logit of an object's staying starts here.
+        scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+    """
+
+    def __init__(
+        self,
+        glimpse_encoder: GlimpseEncoder,
+        what_dim: int,
+        hidden_size: int,
+        presence_bias: float = 5.0,
+        scale_bias: float = -4.0,
+    ) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self.what_dim = what_dim
+        self.glimpse_encoder = glimpse_encoder
+        self.proposal = MLP(hidden_size, [128], 4)
+        self.mask = GlimpseMask(hidden_size, glimpse_encoder.glimpse_size)
+        latent = what_dim + 4 + 1
+        self.relation = VanillaRNN([what_dim, latent, hidden_size], latent, hidden_size)
+        self.where = MLP(2 * hidden_size + 4, [hidden_size, hidden_size], 8)
+        self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
+        self.factor = SharedFactor(4)
+        self.temporal = GRU(hidden_size + 4 + 2 * what_dim, hidden_size)
+        self.what = GatedAppearance(hidden_size, what_dim)
+        self.pres = MLP(2 * hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
+        self.register_buffer("initial_memory", torch.zeros(hidden_size), persistent=False)
+
+    def forward(self, frame: Tensor, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
+        """Draws ``where``, ``what`` and ``pres`` in every slot.
+
+        Args:
+            frame: x_t, shape ``[B, C, H, W]``.
+            previous: z_{t-1}, shape ``[*, N]``.
+            memory: h_{t-1}^T, shape ``[*, N, hidden]``.
+            slots: the slots of this phase.
+
+        Returns:
+            h_t^T, shape ``[*, N, hidden]``.
+        """
+        # Lines 6-8 depend on the previous frame only, so they are done for all objects at once.
+        mask = self.mask(memory)
+        proposal = previous.where + 0.1 * self.proposal(memory)
+        proposed = self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
+        latents = torch.cat([previous.what, previous.where, previous.pres.unsqueeze(-1)], -1)
+        context = self.relation.context(proposed, latents, memory)
+        factor = self.factor()
+
+        hidden = self.relation.initial  # line 1
+        other = frame.new_zeros(self.what_dim + 4 + 1)  # the object visited before, z_t^j
+        memories = list(memory.unbind(-2))
+        for i in slots:  # lines 3-5
+            state = memories[i]
+            hidden = self.relation(context[..., i, :], other, hidden)  # line 9, Eq. 14
+
+            change, scale = self.where(join(hidden, previous.where[..., i, :], state)).chunk(2, -1)
+            scale = F.softplus(scale + self.scale_bias) + 0.01
+            law = CorrelatedNormal(previous.where[..., i, :] + change, scale, factor)
+            where = pyro.sample("where", law)  # line 10
+
+            seen = self.glimpse_encoder(frame, where, mask[..., i, :])  # lines 11-12
+            memories[i] = self.temporal(join(hidden, where, *seen), state)  # line 13, Eq. 15
+            what = pyro.sample("what", self.what(memories[i], previous.what[..., i, :], *seen))  # line 14
+
+            logits = self.pres(join(hidden, memories[i], what)).squeeze(-1)
+            pres = pyro.sample("pres", dist.Bernoulli(logits=logits))  # line 15, Eq. 13
+            other = join(what, where, pres.unsqueeze(-1))  # line 16
+        batch = torch.broadcast_shapes(*(m.shape for m in memories))
+        return torch.stack([m.expand(batch) for m in memories], -2)

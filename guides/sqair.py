@@ -1,0 +1,134 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The SQAIR inference program (Kosiorek et al. 2018, Section 3, Eq. 4; Algorithms 2 and 3)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_sqair.frames import check_frames
+from pyro_sqair.guides.discovery import DiscoveryGuide
+from pyro_sqair.guides.glimpse import mlp_glimpse_encoder
+from pyro_sqair.guides.propagation import PropagationGuide
+from pyro_sqair.networks import MLP, SetEncoder
+from pyro_sqair.scene import Objects, SceneConfig, State, initial_state, merge
+from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
+
+
+class PropagationGuideProgram(Protocol):
+    """Draws every slot of propagation and returns the new memory, shape ``[*, N, M]`` or None.
+
+    What an object just discovered starts with is its attribute ``initial_memory``, shape ``[M]``, if it has one.
+    """
+
+    def __call__(self, frame: Tensor, previous: Objects, memory: Tensor | None, slots: Slots) -> Tensor | None: ...
+
+
+class DiscoveryGuideProgram(Protocol):
+    """Draws every slot of discovery given the frame and the propagated objects."""
+
+    def __call__(self, frame: Tensor, propagated: Objects, slots: Slots) -> None: ...
+
+
+class SQAIRGuide(PyroModule):
+    r"""Objects are followed from frame to frame, and new ones are discovered (Eq. 4).
+
+    .. code-block:: text
+
+        x_t ----------------+--------------------+
+                            v                    v
+        z_{t-1} ------> propagation --> P_t --> discovery --> D_t
+        h^T_{t-1} -------^     |         |                     |
+                               v         +------> merge <------+
+                             h^T_t                  |
+                                                   z_t
+
+        q(D, z | x) = prod_t q^D(D_t, z_t^D | x_t, z_t^P) prod_i q^P(z_t^i | z_{t-1}^i, h_t^{T,i}, h_t^{R,i})
+
+    Args:
+        discovery: any :class:`DiscoveryGuideProgram`.
+        propagation: any :class:`PropagationGuideProgram`.
+        scene: the sizes it shares with the model.
+    """
+
+    def __init__(
+        self, discovery: DiscoveryGuideProgram, propagation: PropagationGuideProgram, scene: SceneConfig
+    ) -> None:
+        super().__init__()
+        self.discovery = discovery
+        self.propagation = propagation
+        self.scene = scene
+
+    def init(self, batch: int) -> State:
+        """The state before the first frame: nothing has been seen yet."""
+        like = next(self.parameters())
+        fresh = getattr(self.propagation, "initial_memory", None)
+        return initial_state(batch, self.scene.num_slots, self.scene.what_dim, like, fresh)
+
+    def step(self, t: int, state: State, frame: Tensor) -> State:
+        """Infers the objects of one frame, within whatever plates the caller has opened.
+
+        Args:
+            t: the index of the frame, from 0.
+            state: from :meth:`init` or the previous step.
+            frame: the image, shape ``[B, C, H, W]``.
+
+        Returns:
+            The state of frame t.
+        """
+        with Prefix(f"frame_{t}"):
+            previous = state.objects
+            propagated, memory = previous, state.memory
+            if t > 0:
+                slots: Slots = PropagationSlots(previous)
+                memory = self.propagation(frame, previous, state.memory, slots)  # Algorithm 2
+                propagated = slots.objects(previous.id, self.scene.what_dim, previous.pres)
+            slots = DiscoverySlots(propagated)
+            self.discovery(frame, propagated, slots)  # Algorithm 3
+            discovered = slots.objects(None, self.scene.what_dim, previous.pres)
+            fresh = getattr(self.propagation, "initial_memory", None)
+            return merge(propagated, discovered, state.next_id, memory, fresh)
+
+    def forward(self, frames: Tensor, steps: int | None = None) -> list[State]:
+        """Runs over the T frames that are seen.
+
+        Args:
+            frames: video, shape ``[T, B, C, H, W]``, values in [0, 1].
+            steps: ignored, for the model's signature: a guide has nothing to say about frames it cannot see.
+
+        Returns:
+            The T states.
+        """
+        check_frames(frames, self.scene.channels, self.scene.image_size)
+        states: list[State] = []
+        with pyro.plate("sequences", frames.shape[1], dim=-1):
+            state = self.init(frames.shape[1])
+            for t in pyro.markov(range(len(frames))):
+                state = self.step(t, state, frames[t])
+                states.append(state)
+        return states
+
+    @classmethod
+    def build(cls, scene: SceneConfig, hidden_size: int = 256, encoder: SetEncoder | None = None) -> SQAIRGuide:
+        """The inference half of MLP-SQAIR (paper, D.2).
+
+        Args:
+            scene: sizes of images, glimpses and latents.
+            hidden_size: units of every network.
+            encoder: summarises propagated objects; pass the model's own to share it, as the released code does.
+        """
+        if encoder is None:
+            encoder = SetEncoder(scene.what_dim, hidden_size)
+        glimpse = mlp_glimpse_encoder(scene.what_dim, hidden_size, scene.channels, scene.glimpse_size)
+        pixels = scene.channels * scene.image_size[0] * scene.image_size[1]
+        image = MLP(pixels, [hidden_size, hidden_size])
+        return cls(
+            DiscoveryGuide(image, hidden_size, encoder, glimpse, scene.what_dim, hidden_size),
+            PropagationGuide(glimpse, scene.what_dim, hidden_size),
+            scene,
+        )

@@ -1,0 +1,160 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The discovery prior p^D(D_t, z_t^{D_t} | z_t^{P_t}) (Kosiorek et al. 2018, Appendix B, Eqs. 7-8)."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_sqair.networks import MLP, SetEncoder, join
+from pyro_sqair.scene import Objects
+from pyro_sqair.slots import Slots
+
+CLOSED = -88.0  # a logit that float32 cannot tell from certainty
+
+
+class CategoricalCount(nn.Module):
+    """The learned count prior p(D_t | P_t) = Categorical(0 ... N - P_t) (Eq. 8).
+
+    After the first frame it starts out expecting that nothing new appears, as in the released code.
+
+    Args:
+        num_slots: the largest number N of objects.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_slots + 1))
+        later = torch.zeros(num_slots + 1)
+        later[0] = 10.0
+        self.later = nn.Parameter(later)
+        self.mlp = MLP(1, [10], num_slots + 1)
+
+    def forward(self, propagated: Objects, first: bool) -> Tensor:
+        """Logits of D = 0 ... N before truncation, shape ``[*, N + 1]``.
+
+        Args:
+            propagated: the objects propagated to this frame.
+            first: whether this is the first frame.
+        """
+        logits = self.bias if first else self.bias + self.later
+        fraction = propagated.count.unsqueeze(-1) / propagated.pres.shape[-1]
+        return F.elu(logits + self.mlp(fraction))
+
+
+class FixedCount(nn.Module):
+    """A count prior that costs a fixed number of nats an object; nothing is learned.
+
+    Args:
+        first: nats per object in the first frame.
+        later: nats per object discovered in later frames.
+    """
+
+    def __init__(self, first: float, later: float) -> None:
+        super().__init__()
+        self.costs = (first, later)
+
+    def forward(self, propagated: Objects, first: bool) -> Tensor:
+        """Logits of D = 0 ... N before truncation, shape ``[N + 1]``."""
+        pres = propagated.pres
+        return -self.costs[0 if first else 1] * torch.arange(
+            pres.shape[-1] + 1, dtype=pres.dtype, device=pres.device
+        )
+
+
+def presence_logits(count_logits: Tensor, room: Tensor) -> Tensor:
+    """Writes a truncated categorical count slot by slot (contract C6).
+
+    Args:
+        count_logits: unnormalised log-probabilities of D = 0 ... N, shape ``[*, N + 1]`` or ``[N + 1]``.
+        room: the largest admissible count, shape ``[*]``; larger counts have probability zero.
+
+    Returns:
+        Logits of P(D > i | D >= i) for i = 0 ... N - 1, shape ``[*, N]``.
+    """
+    num = count_logits.shape[-1]
+    fits = torch.arange(num, device=room.device) <= room.unsqueeze(-1)
+    logits = torch.where(fits, count_logits, CLOSED)
+    # log P(D > i) up to a constant, by summing from the largest count down
+    more = logits.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
+    return torch.where(fits[..., 1:], more - logits[..., :-1], CLOSED)
+
+
+class AutoregressiveWhere(nn.Module):
+    """A small recurrent prior over the ``where`` of objects discovered together.
+
+    It is conditioned on what was propagated, and starts at mean (-2, -2, 0, 0) with standard deviation 1: boxes of an
+    eighth of the image, anywhere.
+
+    Args:
+        context_size: dimension of the summary of propagated objects.
+        hidden_size: size of the layer that reads it.
+        mean: where the prior starts, as logits.
+    """
+
+    def __init__(
+        self, context_size: int, hidden_size: int = 128, mean: tuple[float, ...] = (-2.0, -2.0, 0.0, 0.0)
+    ) -> None:
+        super().__init__()
+        size = len(mean)
+        self.context = nn.Linear(context_size + size, hidden_size)
+        self.input = nn.Linear(size, size)
+        self.hidden = nn.Linear(hidden_size, size)
+        self.readout = nn.Linear(size, 2 * size)
+        self.initial_state = nn.Parameter(torch.zeros(size))
+        self.initial_where = nn.Parameter(torch.zeros(size))
+        with torch.no_grad():
+            self.readout.bias.copy_(torch.tensor([*mean, *[math.log(math.expm1(1 - 0.01))] * size]))
+
+    def forward(self, context: Tensor, where: Tensor, state: Tensor) -> tuple[dist.Distribution, Tensor]:
+        """The law of the next ``where`` given the one before, and the new state."""
+        context = F.elu(self.context(join(context, state)))
+        state = torch.tanh(self.input(where) + self.hidden(context))
+        loc, scale = self.readout(state).chunk(2, -1)
+        return dist.Normal(loc, F.softplus(scale) + 0.01).to_event(1), state
+
+
+class DiscoveryPrior(nn.Module):
+    """Draws the objects that enter a frame: how many, then ``where`` and ``what`` of each (Eq. 7).
+
+    Args:
+        num_slots: the largest number N of objects.
+        what_dim: the dimension D of ``what``, whose prior is a standard Gaussian.
+        encoder: summarises the propagated objects (Eq. 6); the guide may share it.
+        count: the count prior; the default is :class:`CategoricalCount`.
+    """
+
+    def __init__(
+        self, num_slots: int, what_dim: int, encoder: SetEncoder, count: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.count = CategoricalCount(num_slots) if count is None else count
+        self.where = AutoregressiveWhere(encoder.output_size + 1)
+        self.register_buffer("what_loc", torch.zeros(what_dim), persistent=False)
+
+    def forward(self, propagated: Objects, slots: Slots, first: bool) -> None:
+        """Draws ``pres``, ``where`` and ``what`` in every slot.
+
+        Args:
+            propagated: the objects propagated to this frame.
+            slots: the slots of this phase.
+            first: whether this is the first frame.
+        """
+        num_slots = propagated.pres.shape[-1]
+        logits = presence_logits(self.count(propagated, first), num_slots - propagated.count)
+        fraction = propagated.count.unsqueeze(-1) / num_slots
+        context = join(self.encoder(propagated), fraction)
+        where, state = self.where.initial_where, self.where.initial_state
+        for i in slots:
+            pyro.sample("pres", dist.Bernoulli(logits=logits[..., i]))
+            law, state = self.where(context, where, state)
+            where = pyro.sample("where", law)
+            pyro.sample("what", dist.Normal(self.what_loc, 1.0).to_event(1))

@@ -1,0 +1,74 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The renderer: from objects to the mean of an image (Kosiorek et al. 2018, Algorithm 1)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from pyro_sqair.networks import MLP
+from pyro_sqair.scene import Objects
+from pyro_sqair.spatial import coverage, paste, place
+
+
+class Renderer(nn.Module):
+    """Decodes every object into a glimpse, writes the glimpses into an image and adds them up.
+
+    A learned mean image shows wherever a glimpse is written, as in the released code.
+
+    Args:
+        decoder: maps ``what`` of shape ``[*, D]`` to glimpse pixels of shape ``[*, C h w]``.
+        channels: C.
+        glimpse_size: (h, w) in pixels.
+        image_size: (H, W) in pixels.
+        output_scale: the decoder's output is multiplied by a learned scale that starts here.
+        std: the standard deviation of a pixel around the mean, in units of intensity.
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Module,
+        channels: int,
+        glimpse_size: tuple[int, int],
+        image_size: tuple[int, int],
+        output_scale: float = 0.25,
+        std: float = 0.3,
+    ) -> None:
+        super().__init__()
+        if any(g > s for g, s in zip(glimpse_size, image_size, strict=True)):
+            raise ValueError(f"expected a glimpse no larger than the image {image_size}, got {glimpse_size}")
+        self.decoder = decoder
+        self.channels = channels
+        self.glimpse_size = glimpse_size
+        self.image_size = image_size
+        self.std = std
+        self.scale = nn.Parameter(torch.tensor(output_scale))
+        self.mean_image = nn.Parameter(torch.zeros(channels, *image_size))
+
+    def glimpses(self, what: Tensor) -> Tensor:
+        """Line 3: decodes ``what`` of shape ``[*, D]`` into glimpses of shape ``[*, C, h, w]``."""
+        return (self.decoder(what) * self.scale).unflatten(-1, (self.channels, *self.glimpse_size))
+
+    def forward(self, objects: Objects) -> Tensor:
+        """The mean image y, shape ``[*, C, H, W]``."""
+        placement = place(objects.where, self.glimpse_size, self.image_size)
+        glimpses = self.glimpses(objects.what) * objects.pres[..., None, None, None]
+        # 0 away from glimpses, 1 inside, with a soft edge
+        written = torch.sigmoid(20 * coverage(objects.pres, placement) - 10)
+        return paste(glimpses, placement) + self.mean_image * written
+
+
+def mlp_renderer(
+    what_dim: int,
+    hidden_size: int,
+    channels: int = 1,
+    glimpse_size: tuple[int, int] = (20, 20),
+    image_size: tuple[int, int] = (50, 50),
+    std: float = 0.3,
+) -> Renderer:
+    """The renderer of MLP-SQAIR (paper, D.2): a decoder with two hidden layers."""
+    pixels = channels * glimpse_size[0] * glimpse_size[1]
+    decoder = MLP(what_dim, [hidden_size, hidden_size], pixels)
+    return Renderer(decoder, channels, glimpse_size, image_size, std=std)

@@ -1,0 +1,138 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""The MNIST digits, read from the four official files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pyro_sqair.data.digits import DigitImages, check_split, crop_digits
+
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist/",
+    "https://storage.googleapis.com/cvdf-datasets/mnist/",
+)
+MD5 = {
+    "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+    "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
+    "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
+    "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
+}
+_PREFIX = {"train": "train", "test": "t10k"}
+
+
+def mnist_digits(split: str, directory: Path | str | None = None) -> DigitImages:
+    """MNIST digits (LeCun & Cortes), cropped to their bounding boxes at native scale: at most 20x20 pixels.
+
+    Args:
+        split: "train" (60,000 digits) or "test" (10,000).
+        directory: a folder that holds the official `.gz` files. If None they are downloaded once, to the
+            cache folder of the operating system, and found there afterwards.
+
+    Returns:
+        The digits, pixels divided by 255.
+
+    Raises:
+        ValueError: if the split is unknown, or a file is not the official one.
+        FileNotFoundError: if `directory` lacks a file.
+        ImportError: if a download is needed and pooch is missing.
+        ConnectionError: if no address gave the file.
+    """
+    check_split(split)
+    names = [f"{_PREFIX[split]}-images-idx3-ubyte.gz", f"{_PREFIX[split]}-labels-idx1-ubyte.gz"]
+    if directory is None:
+        images, labels = (_verified(_download(name)) for name in names)
+    else:
+        images, labels = (_verified(_find(Path(directory), name)) for name in names)
+    return crop_digits(images, labels)
+
+
+def read_idx(path: Path | str) -> Tensor:
+    """Reads a gzipped idx file of unsigned bytes, the format of the MNIST files.
+
+    Layout: two zero bytes, a type code (8 is uint8), the number of dimensions, each dimension as a big-endian
+    32-bit integer, then the values in row-major order.
+
+    Raises:
+        ValueError: if the file is not gzip, is cut short, or disagrees with its own header.
+    """
+    path = Path(path)
+    return _parse(path.read_bytes(), path)
+
+
+def _verified(path: Path) -> Tensor:
+    data = path.read_bytes()
+    found = hashlib.md5(data, usedforsecurity=False).hexdigest()
+    if found != MD5[path.name]:
+        raise ValueError(
+            f"expected {path} to have md5 {MD5[path.name]}, got {found}: "
+            "the file is damaged or is not the official one; delete it and fetch it again"
+        )
+    return _parse(data, path)
+
+
+def _parse(data: bytes, path: Path) -> Tensor:
+    try:
+        content = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(f"expected {path} to be a complete gzip file, got: {error}") from error
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise ValueError(f"expected {path} to begin with 00 00 08 (idx, uint8), got {content[:3].hex(' ')!r}")
+    header = 4 + 4 * content[3]
+    if len(content) < header:
+        raise ValueError(f"expected an idx header of {header} bytes in {path}, got {len(content)}")
+    shape = struct.unpack(f">{content[3]}I", content[4:header])
+    if len(content) - header != math.prod(shape):
+        raise ValueError(
+            f"expected {math.prod(shape)} bytes after the header {list(shape)} of {path}, "
+            f"got {len(content) - header}"
+        )
+    if 0 in shape:
+        return torch.empty(shape, dtype=torch.uint8)
+    # A bytearray, because torch wants memory that it may write to.
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)
+
+
+def _find(directory: Path, name: str) -> Path:
+    path = directory / name
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"expected the MNIST file {name} in {directory.absolute()}, found none: download it from "
+            f"{' or '.join(mirror + name for mirror in MIRRORS)}, or leave out the directory to fetch it"
+        )
+    return path
+
+
+def _download(name: str) -> Path:
+    try:
+        import pooch
+    except ImportError as error:
+        raise ImportError(
+            "downloading MNIST needs pooch, which is not installed: pip install 'pyro_sqair[mnist]', "
+            "or pass the directory that holds the official .gz files"
+        ) from error
+    failures = []
+    for mirror in MIRRORS:
+        try:
+            return Path(
+                pooch.retrieve(
+                    mirror + name,
+                    known_hash=f"md5:{MD5[name]}",
+                    fname=name,
+                    path=pooch.os_cache("pyro_sqair") / "mnist",
+                )
+            )
+        except (OSError, ValueError) as error:  # no network, no such file; or bytes with another md5
+            failures.append(f"{mirror + name}: {error}")
+    raise ConnectionError(
+        f"could not download {name}; pass the directory that holds the official .gz files. Tried:\n  "
+        + "\n  ".join(failures)
+    )

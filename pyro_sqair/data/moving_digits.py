@@ -1,0 +1,221 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""Videos of digits that drift, bounce and overlap (Kosiorek et al. 2018, Section 5.1), made on the fly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_sqair.data.digits import DigitImages
+from pyro_sqair.data.sequences import Sequences
+
+_MAX_REDRAWS = 1000
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """How many digits there are and how they move. Distances in pixels, time in frames, each axis on its own.
+
+    Attributes:
+        canvas: side of the square frame.
+        min_digits: fewest digits in a sequence.
+        max_digits: most digits in a sequence; every number from `min_digits` to here is equally likely.
+        max_speed: the first velocity is uniform in plus or minus this, and velocity stays clipped there.
+        max_acceleration: the same for the acceleration.
+        acceleration_noise: standard deviation of what is added to the acceleration at every frame.
+        leaves_frame: the top-left corner is reflected at 0 and, if True, at `canvas`: digits leave at the
+            right and the bottom, and come back. If False, at `canvas` minus the digit's size: they stay.
+        tries: places tried for a digit in the first frame before the whole sequence is drawn again.
+    """
+
+    canvas: int = 50
+    min_digits: int = 0
+    max_digits: int = 2
+    max_speed: float = 10.0
+    max_acceleration: float = 3.0
+    acceleration_noise: float = 0.01
+    leaves_frame: bool = True
+    tries: int = 5
+
+    def __post_init__(self) -> None:
+        if self.canvas < 1 or self.tries < 1:
+            raise ValueError(f"expected canvas and tries of at least 1, got {self.canvas} and {self.tries}")
+        if not 0 <= self.min_digits <= self.max_digits or self.max_digits < 1:
+            raise ValueError(
+                "expected 0 <= min_digits <= max_digits and max_digits >= 1, "
+                f"got {self.min_digits} and {self.max_digits}"
+            )
+        for name in ("max_speed", "max_acceleration", "acceleration_noise"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"expected a finite {name} of at least 0, got {getattr(self, name)}")
+
+
+def published_motion() -> MotionConfig:
+    """The motion of the published moving MNIST: fast, accelerating, leaving the frame and coming back."""
+    return MotionConfig()
+
+
+def gentle_motion() -> MotionConfig:
+    """Slow, straight motion that stays in the frame: for demonstrations and quick tests of learning."""
+    return MotionConfig(max_speed=2.0, max_acceleration=0.0, acceleration_noise=0.0, leaves_frame=False)
+
+
+class MovingDigits:
+    """An endless source of moving-digit videos, drawn on `device`.
+
+    Args:
+        digits: the images to draw from; no sequence shows one image twice.
+        motion: how they move.
+        device: where sequences are made, and where generators must live.
+
+    Raises:
+        ValueError: if a digit is larger than the canvas, or there are fewer digits than a sequence may hold.
+    """
+
+    def __init__(self, digits: DigitImages, motion: MotionConfig, device: torch.device | str = "cpu") -> None:
+        if len(digits.images) < motion.max_digits:
+            raise ValueError(f"expected at least {motion.max_digits} digit images, got {len(digits.images)}")
+        if digits.images.shape[-1] > motion.canvas:
+            raise ValueError(
+                f"expected digits of at most {motion.canvas} px, the canvas, got {digits.images.shape[-1]} px"
+            )
+        self.motion = motion
+        self.device = torch.device(device)
+        digits = digits.to(self.device)
+        # One blank image more, at index -1, stands in for absent digits: drawing then needs no mask.
+        self._images = torch.cat([digits.images.float(), torch.zeros_like(digits.images[:1])])
+        self._sizes = torch.stack([digits.heights, digits.widths], -1).float()
+        self._labels = digits.labels
+
+    def sample(self, batch: int, length: int, generator: torch.Generator) -> Sequences:
+        """Draws `batch` sequences of `length` frames.
+
+        The same generator state gives the same sequences; fewer frames give the beginning of the longer ones.
+        `count` and `present` say which digits the sequence has, also while one is outside the frame.
+
+        Raises:
+            ValueError: if `batch` or `length` is below 1, or the generator is on another device.
+        """
+        if batch < 1 or length < 1:
+            raise ValueError(f"expected batch and length of at least 1, got {batch} and {length}")
+        if generator.device.type != self.device.type:
+            raise ValueError(f"expected a generator on {self.device}, got one on {generator.device}")
+        config = self.motion
+        count = torch.randint(
+            config.min_digits, config.max_digits + 1, (batch,), generator=generator, device=self.device
+        )
+        slots = torch.arange(config.max_digits, device=self.device)
+        present = slots < count[:, None]
+        index, start = self._first_frame(count, generator)
+        size = self._sizes[index]
+        corners = self._trajectories(start, size, length, generator).round()
+        frames = self._draw(torch.where(present, index, -1), corners)
+
+        boxes = torch.cat([corners.flip(-1), size.flip(-1).expand_as(corners)], -1)
+        return Sequences(
+            frames=frames,
+            count=count.repeat(length, 1),
+            present=present.repeat(length, 1, 1),
+            boxes=torch.where(present[..., None], boxes, 0.0),
+            ids=torch.where(present, slots, -1).repeat(length, 1, 1),
+            labels=torch.where(present, self._labels[index], -1),
+        )
+
+    def _first_frame(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Digits [B, M] and their top-left corners (y, x) [B, M, 2]: wholly in the frame, boxes apart."""
+        index = torch.zeros(*count.shape, self.motion.max_digits, dtype=torch.int64, device=self.device)
+        start = torch.zeros(*index.shape, 2, device=self.device)
+        pending = torch.arange(len(count), device=self.device)
+        for _ in range(_MAX_REDRAWS):
+            index[pending], start[pending], placed = self._place(count[pending], generator)
+            pending = pending[~placed]
+            if len(pending) == 0:
+                return index, start
+        raise ValueError(
+            f"expected a motion whose digits fit side by side, got max_digits={self.motion.max_digits} on a "
+            f"canvas of {self.motion.canvas} px, where {_MAX_REDRAWS} draws found no room"
+        )
+
+    def _place(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """One attempt at a first frame: digits [B, M], corners [B, M, 2], and whether all found room [B]."""
+        config = self.motion
+        index = self._distinct(len(count), generator)
+        size = self._sizes[index]
+        uniform = torch.rand(*index.shape, config.tries, 2, generator=generator, device=self.device)
+        tries = (uniform * (config.canvas - size)[:, :, None]).round()
+        corners = tries[:, :, 0].clone()
+        placed = torch.ones_like(count, dtype=torch.bool)
+        for m in range(1, config.max_digits):
+            # [B, tries, m]: does this try touch the box of an earlier digit?
+            low, high = tries[:, m, :, None], (tries[:, m] + size[:, m, None])[:, :, None]
+            others = corners[:, None, :m]
+            touches = ((low < others + size[:, None, :m]) & (others < high)).all(-1)
+            free = ~touches.any(-1)
+            first = free.int().argmax(-1)
+            corners[:, m] = tries[torch.arange(len(first), device=self.device), m, first]
+            placed &= free.any(-1) | (count <= m)
+        return index, corners, placed
+
+    def _distinct(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Indices of digits [B, M], uniform and without repetition in a row."""
+        total = len(self._labels)
+        chosen = torch.empty(batch, 0, dtype=torch.int64, device=self.device)
+        for m in range(self.motion.max_digits):
+            new = torch.randint(total - m, (batch,), generator=generator, device=self.device)
+            # The new-th of the digits not chosen yet: step over the chosen ones from the lowest up.
+            for taken in chosen.sort(-1).values.unbind(-1):
+                new = new + (new >= taken)
+            chosen = torch.cat([chosen, new[:, None]], -1)
+        return chosen
+
+    def _trajectories(self, start: Tensor, size: Tensor, length: int, generator: torch.Generator) -> Tensor:
+        """Top-left corners (y, x) over time, [T, B, M, 2], from those in the first frame."""
+        config = self.motion
+        velocity = self._symmetric(start, config.max_speed, generator)
+        acceleration = self._symmetric(start, config.max_acceleration, generator)
+        # As in the released generator, velocity and acceleration have taken one step before the first frame.
+        velocity, acceleration = self._accelerate(velocity, acceleration, generator)
+        upper = torch.full_like(size, config.canvas) if config.leaves_frame else config.canvas - size
+        corner, corners = start, [start]
+        for _ in range(length - 1):
+            moved = corner + velocity
+            velocity, acceleration = self._accelerate(velocity, acceleration, generator)
+            below, above = moved < 0, moved > upper
+            corner = torch.where(below, -moved, torch.where(above, 2 * upper - moved, moved))
+            corner = torch.minimum(corner.clamp(min=0.0), upper)  # only a step longer than the way back
+            sign = 1.0 - 2.0 * (below | above)
+            velocity, acceleration = velocity * sign, acceleration * sign
+            corners.append(corner)
+        return torch.stack(corners)
+
+    def _symmetric(self, like: Tensor, limit: float, generator: torch.Generator) -> Tensor:
+        return torch.rand(like.shape, generator=generator, device=self.device) * (2 * limit) - limit
+
+    def _accelerate(
+        self, velocity: Tensor, acceleration: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        config = self.motion
+        noise = torch.randn(velocity.shape, generator=generator, device=self.device)
+        velocity = (velocity + acceleration).clamp(-config.max_speed, config.max_speed)
+        acceleration = acceleration + config.acceleration_noise * noise
+        return velocity, acceleration.clamp(-config.max_acceleration, config.max_acceleration)
+
+    def _draw(self, index: Tensor, corners: Tensor) -> Tensor:
+        """Frames [T, B, 1, H, W]: image index[b, m] at corners[t, b, m], the brighter where two overlap."""
+        length, batch, _, _ = corners.shape
+        side, canvas = self._images.shape[-1], self.motion.canvas
+        # Corners lie in [0, canvas]: a margin at the right and the bottom takes what is outside the frame.
+        wide = canvas + side
+        pixels = torch.zeros(length * batch, wide * wide, device=self.device)
+        steps = torch.arange(side, device=self.device)
+        offsets = (steps[:, None] * wide + steps).flatten()
+        for m in range(index.shape[-1]):
+            y, x = corners[:, :, m].long().unbind(-1)
+            where = (y * wide + x).reshape(-1, 1) + offsets
+            image = self._images[index[:, m]].reshape(batch, -1).repeat(length, 1)
+            pixels.scatter_(1, where, torch.maximum(pixels.gather(1, where), image))
+        frames = pixels.reshape(length, batch, 1, wide, wide)[..., :canvas, :canvas]
+        return frames.contiguous()

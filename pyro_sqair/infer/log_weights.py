@@ -1,0 +1,203 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Log importance weights of K particles, one per datum: what every estimator and bound here is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from pyro import poutine
+from pyro.distributions import MaskedDistribution
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.guide import GuideMessenger
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_sqair.infer.plates import PARTICLES, DatumShape, PlatedSite, Site, particle_plate, vectorised_plates
+from pyro_sqair.infer.sites import compare_sites, quoted
+
+
+class LogWeights(NamedTuple):
+    """Particles of a guide, weighed by a model."""
+
+    log_weight: Tensor  # [K, *batch]  log p(x, z_k) - log q(z_k | x)
+    log_likelihood: Tensor  # [K, *batch]  log p(x | z_k): the observed sites alone
+    score: Tensor | None  # [K, *batch]  h_k: log q of the non-reparameterised draws; None if there are none
+    scale: float  # how often each datum's bound counts: N / n where n of N data were drawn, else 1
+
+
+def log_weights(
+    model: Callable,
+    guide: Callable,
+    args: tuple = (),
+    kwargs: dict[str, Any] | None = None,
+    *,
+    num_particles: int,
+    max_plate_nesting: int,
+    with_score: bool = True,
+) -> LogWeights:
+    """Run the guide with K vectorised particles, replay the model on them, and weigh each one per datum.
+
+    The plates common to every site are the batch; a pair without plates is one datum. Masks and
+    `poutine.scale` act inside the weight; a batch plate's subsampling is left out of it and returned as
+    `scale`. The score terms are neither masked nor scaled, for the draws were made all the same (Pyro's
+    convention).
+
+    Args:
+        model: any Pyro program.
+        guide: any Pyro program taking the same arguments.
+        args: passed to both.
+        kwargs: passed to both.
+        num_particles: K, at least 1.
+        max_plate_nesting: dimensions that the plates of model and guide take.
+        with_score: whether to collect the score terms.
+
+    Raises:
+        ValueError: if sites differ between model and guide, are enumerated, lie outside the batch plates,
+            have undeclared dimensions, or (if Pyro's validation is on) have a log-probability of NaN.
+    """
+    model_trace, guide_trace = _traces(model, guide, args, kwargs or {}, num_particles, max_plate_nesting)
+    guide_sites, model_sites = _matched_sites(model_trace, guide_trace)
+    if not guide_sites and not model_sites:
+        raise ValueError("expected model and guide to have sample sites, got none")
+    datum = DatumShape(guide_sites + model_sites, num_particles, max_plate_nesting)
+
+    log_q: list[Tensor] = []
+    score: list[Tensor] = []
+    for site, plates in guide_sites:
+        fn, name = site["fn"], site["name"]
+        if with_score:
+            parts = fn.score_parts(site["value"], *site["args"], **site["kwargs"])
+            log_prob = parts.log_prob
+            term = _unmasked_score(site) if _is_blanked(fn) else parts.score_function
+            if isinstance(term, Tensor):  # else the number 0: reparameterised
+                _check_drawn_per_particle(site)
+                score.append(datum.reduce(term, name, plates))
+        else:
+            log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
+        if site["mask"] is not False:
+            log_q.append(datum.reduce(_weighted(site, log_prob, datum.scale), name, plates))
+
+    log_prior: list[Tensor] = []
+    log_likelihood: list[Tensor] = []
+    for site, plates in model_sites:
+        if site["mask"] is not False:
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+            log_prob = datum.reduce(_weighted(site, log_prob, datum.scale), site["name"], plates)
+            (log_likelihood if site["is_observed"] else log_prior).append(log_prob)
+
+    terms = log_likelihood + log_prior + log_q
+    zero = terms[0].new_zeros(terms[0].shape) if terms else torch.zeros(datum.shape)
+    likelihood = _total(log_likelihood, zero)
+    weight = likelihood + _total(log_prior, zero) - _total(log_q, zero)
+    if is_validation_enabled():
+        _check_not_nan(weight, guide_sites, model_sites)
+    return LogWeights(
+        datum.squeeze(weight),
+        datum.squeeze(likelihood),
+        datum.squeeze(_total(score, zero)) if score else None,
+        datum.scale,
+    )
+
+
+def _traces(
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict[str, Any],
+    num_particles: int,
+    max_plate_nesting: int,
+) -> tuple[Trace, Trace]:
+    particles = particle_plate(num_particles, max_plate_nesting)
+    unwrapped = poutine.unwrap(guide)
+    if isinstance(unwrapped, GuideMessenger):  # it guides the model while that runs, instead of running first
+        particles(guide)(*args, **kwargs)
+        return unwrapped.get_traces()
+    guide_trace = poutine.trace(particles(guide), graph_type="flat").get_trace(*args, **kwargs)
+    # The plate is inside the replay: it expands only what has no value yet.
+    replayed = poutine.replay(particles(model), trace=guide_trace)
+    return poutine.trace(replayed, graph_type="flat").get_trace(*args, **kwargs), guide_trace
+
+
+def _matched_sites(model_trace: Trace, guide_trace: Trace) -> tuple[list[PlatedSite], list[PlatedSite]]:
+    """The sites (guide's, model's) that carry probability, each with its plates."""
+    matched = True
+    sites: tuple[list[PlatedSite], list[PlatedSite]] = ([], [])
+    for found, is_guide in zip(sites, (True, False), strict=True):
+        trace, other = (guide_trace, model_trace) if is_guide else (model_trace, guide_trace)
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample" or site_is_subsample(site):
+                continue
+            infer = site["infer"]
+            if infer.get("_deterministic"):
+                continue
+            if infer.get("enumerate") or infer.get("_enumerate_dim") is not None:
+                raise ValueError(
+                    f"expected every site to be sampled, got site {name!r} of the "
+                    f"{'guide' if is_guide else 'model'} marked for enumeration. Drop its infer={{'enumerate': ...}}, or use TraceEnum_ELBO."
+                )
+            if is_guide:
+                # Auxiliary: in the guide alone. Any other: in both, and free in both.
+                shared = name in other.nodes
+                matched &= shared != bool(infer.get("is_auxiliary"))
+                matched &= not (shared and (site["is_observed"] or other.nodes[name]["is_observed"]))
+            else:
+                matched &= site["is_observed"] or name in other.nodes
+            found.append((site, vectorised_plates(site)))
+    if not matched:
+        compare_sites(model_trace, guide_trace)
+    return sites
+
+
+def _weighted(site: Site, log_prob: Tensor, batch_scale: float) -> Tensor:
+    """Mask, and scale by what does not come from a batch plate's subsampling."""
+    scale, mask = site["scale"], site["mask"]
+    if batch_scale != 1.0:
+        scale = scale / batch_scale
+    if mask is None and not isinstance(scale, Tensor) and scale == 1.0:
+        return log_prob
+    return scale_and_mask(log_prob, scale, mask)
+
+
+def _total(terms: list[Tensor], zero: Tensor) -> Tensor:
+    return torch.stack(terms).sum(0) if terms else zero
+
+
+def _is_blanked(fn: Any) -> bool:
+    return isinstance(fn, MaskedDistribution) and fn._mask is False and not fn.has_rsample
+
+
+def _unmasked_score(site: Site) -> Tensor | int:
+    # `fn.mask(False)` makes score_parts vanish as a whole, though other draws may depend on this one.
+    return site["fn"].base_dist.score_parts(site["value"]).score_function
+
+
+def _check_drawn_per_particle(site: Site) -> None:
+    if all(frame.name != PARTICLES for frame in site["cond_indep_stack"]):
+        raise ValueError(
+            f"expected guide site {site['name']!r} to be drawn once per particle, got a draw outside the "
+            "particle plate, which the particles share. Do not block that plate around it."
+        )
+
+
+def _check_not_nan(weight: Tensor, guide_sites: list[PlatedSite], model_sites: list[PlatedSite]) -> None:
+    """Name the first site whose log-probability is NaN. It reads from the device: only under validation."""
+    if not weight.isnan().any():
+        return
+    infinite = []
+    for i, (site, _) in enumerate(guide_sites + model_sites):
+        program = "guide" if i < len(guide_sites) else "model"
+        log_prob = _weighted(site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0)
+        if log_prob.isnan().any():
+            raise ValueError(
+                f"expected finite log-probabilities, got NaN at site {site['name']!r} of the {program}. "
+                "Its value or its distribution's parameters hold a NaN, or lie outside its support."
+            )
+        if log_prob.isinf().any():
+            infinite.append(f"{site['name']} ({program})")
+    raise ValueError(f"expected log weights, got NaN from infinities that cancel at {quoted(infinite)}")

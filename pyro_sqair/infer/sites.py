@@ -1,0 +1,117 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Does a guide propose what its model draws? A readable answer, once, before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from pyro import poutine
+from pyro.poutine.trace_struct import Trace
+from pyro.poutine.util import site_is_subsample
+
+_MOST_NAMES = 8
+
+
+def check_sites(model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> None:
+    """Run the guide once, replay the model on it, and compare their sample sites.
+
+    Args:
+        model: any Pyro program.
+        guide: any Pyro program taking the same arguments.
+        *args: passed to both.
+        **kwargs: passed to both.
+
+    Raises:
+        ValueError: if a site is missing on either side or its event shapes differ; the message names every
+            such site and says what to do.
+    """
+    # The block hides this trial run from any handler around it, as Pyro's ELBOs do with theirs.
+    with poutine.block():
+        guide_trace = poutine.trace(guide, graph_type="flat").get_trace(*args, **kwargs)
+        handler = poutine.trace(poutine.replay(model, trace=guide_trace), graph_type="flat")
+        try:
+            handler(*args, **kwargs)
+        except Exception:
+            # A guide's draw of the wrong shape often breaks the model's arithmetic first. The sites reached
+            # so far explain that better than the arithmetic; if they do not, the model's own error stands.
+            compare_sites(handler.trace, guide_trace, complete=False)
+            raise
+    compare_sites(handler.trace, guide_trace)
+
+
+def compare_sites(model_trace: Trace, guide_trace: Trace, *, complete: bool = True) -> None:
+    """Compare the sites of a guide's trace and of the model's trace replayed on it.
+
+    Args:
+        model_trace: a trace of the model, replayed on `guide_trace`.
+        guide_trace: a trace of the guide.
+        complete: False if the model stopped half-way, so that a site it lacks means nothing.
+
+    Raises:
+        ValueError: as in `check_sites`.
+    """
+    model = _sample_sites(model_trace)
+    guide = _sample_sites(guide_trace)
+    auxiliary = {name for name, site in guide.items() if site["infer"].get("is_auxiliary")}
+    observed = {name for name, site in model.items() if site["is_observed"]}
+    problems: list[str] = []
+
+    def report(names: Iterable[str], problem: str) -> None:
+        if found := list(names):
+            problems.append(problem.format(quoted(found)))
+
+    if complete:
+        report(
+            (name for name in model if name not in guide and name not in observed),
+            "sampled in the model but not in the guide: {}. Sample them in the guide under the same name, or "
+            "observe them in the model.",
+        )
+        report(
+            (name for name in guide if name not in model and name not in auxiliary),
+            "sampled in the guide but not in the model: {}. Sample them in the model under the same name, or "
+            'mark them infer={{"is_auxiliary": True}} in the guide.',
+        )
+    report(
+        (name for name in observed - auxiliary if name in guide and not guide[name]["is_observed"]),
+        "sampled in the guide but observed in the model: {}. Drop them from the guide, or unobserve them.",
+    )
+    report(
+        (name for name, site in guide.items() if site["is_observed"] and name not in auxiliary),
+        "observed in the guide: {}. A guide only proposes; use pyro.factor for a term of its density.",
+    )
+    report(
+        (name for name in auxiliary if name in model and not model[name]["is_observed"]),
+        "marked auxiliary in the guide but sampled in the model: {}. Unmark or rename them.",
+    )
+    for name, site in guide.items():
+        other = model.get(name)
+        if other is None or not (hasattr(site["fn"], "event_shape") and hasattr(other["fn"], "event_shape")):
+            continue
+        if other["fn"].event_shape != site["fn"].event_shape:
+            problems.append(
+                f"event shapes of {name!r} differ: {list(other['fn'].event_shape)} in the model, "
+                f"{list(site['fn'].event_shape)} in the guide. Check its size and its .to_event(...)."
+            )
+    if problems:
+        listed = "\n  - ".join(problems)
+        raise ValueError(f"expected model and guide to draw the same sites, got\n  - {listed}")
+
+
+def quoted(names: Iterable[str]) -> str:
+    """Names in quotes, at most eight of them and then a count."""
+    names = list(names)
+    rest = len(names) - _MOST_NAMES
+    return ", ".join(map(repr, names[:_MOST_NAMES])) + (f" and {rest} more" if rest > 0 else "")
+
+
+def _sample_sites(trace: Trace) -> dict[str, Any]:
+    """The sites that carry probability: neither plates' subsamples nor `pyro.deterministic`."""
+    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    return {
+        name: site
+        for name, site in sites.items()
+        if not site_is_subsample(site) and not site["infer"].get("_deterministic")
+    }

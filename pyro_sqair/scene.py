@@ -1,0 +1,153 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The objects of a scene: what is passed from frame to frame, and how discovered objects join propagated ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SceneConfig:
+    """Sizes that a model and its guide must agree on.
+
+    Attributes:
+        num_slots: the largest number N of objects in a frame.
+        what_dim: the dimension D of ``what``.
+        channels: C, 1 for grey and 3 for colour.
+        image_size: (H, W) in pixels.
+        glimpse_size: (h, w) in pixels.
+    """
+
+    num_slots: int = 3
+    what_dim: int = 50
+    channels: int = 1
+    image_size: tuple[int, int] = (50, 50)
+    glimpse_size: tuple[int, int] = (20, 20)
+
+    def __post_init__(self) -> None:
+        if min(self.num_slots, self.what_dim, self.channels, *self.image_size, *self.glimpse_size) < 1:
+            raise ValueError(f"expected sizes of at least 1, got {self}")
+        if any(g > s for g, s in zip(self.glimpse_size, self.image_size, strict=True)):
+            raise ValueError(f"expected a glimpse no larger than the image {self.image_size}, got {self.glimpse_size}")
+
+
+class Objects(NamedTuple):
+    """The objects of one frame, one per slot; present objects fill the first slots.
+
+    ``*`` is the batch shape, ``[B]`` or ``[K, B]``. Absent slots hold zeros.
+
+    Attributes:
+        pres: presence, 0 or 1, shape ``[*, N]``, floating point.
+        where: (sx, sy, tx, ty) as unconstrained logits, shape ``[*, N, 4]``: the scale, relative to the image, is
+            ``sigmoid(s)``; the centre is at ``tanh(t)``, in coordinates from -1 to 1.
+        what: appearance, shape ``[*, N, D]``.
+        id: identity, given at discovery and never reused, shape ``[*, N]``, int64; -1 where absent.
+    """
+
+    pres: Tensor
+    where: Tensor
+    what: Tensor
+    id: Tensor
+
+    @property
+    def count(self) -> Tensor:
+        """The number of present objects, shape ``[*]``, floating point."""
+        return self.pres.sum(-1)
+
+
+class State(NamedTuple):
+    """What a program hands from one frame to the next.
+
+    Attributes:
+        objects: the objects of the last frame.
+        memory: what the program itself remembers of each object (a recurrent state), shape ``[*, N, M]``, or None.
+        next_id: the identity the next discovered object will get, shape ``[*]``, int64.
+        image: the rendered mean of the last frame, shape ``[*, C, H, W]``; None in a guide.
+    """
+
+    objects: Objects
+    memory: Tensor | None
+    next_id: Tensor
+    image: Tensor | None = None
+
+
+def no_objects(batch: int, num_slots: int, what_dim: int, like: Tensor) -> Objects:
+    """An empty scene of batch shape ``[batch]`` with the dtype and device of ``like``."""
+    return Objects(
+        pres=like.new_zeros(batch, num_slots),
+        where=like.new_zeros(batch, num_slots, 4),
+        what=like.new_zeros(batch, num_slots, what_dim),
+        id=torch.full((batch, num_slots), -1, dtype=torch.int64, device=like.device),
+    )
+
+
+def initial_state(batch: int, num_slots: int, what_dim: int, like: Tensor, memory: Tensor | None = None) -> State:
+    """The state before the first frame.
+
+    Args:
+        batch: the number of sequences B.
+        num_slots: the number of slots N.
+        what_dim: the dimension D of ``what``.
+        like: a tensor whose dtype and device the state takes.
+        memory: the memory of an object just discovered, shape ``[M]``, or None.
+    """
+    if memory is not None:
+        memory = memory.expand(batch, num_slots, -1)
+    next_id = torch.zeros(batch, dtype=torch.int64, device=like.device)
+    return State(no_objects(batch, num_slots, what_dim, like), memory, next_id)
+
+
+def merge(
+    propagated: Objects, discovered: Objects, next_id: Tensor, memory: Tensor | None = None, fresh: Tensor | None = None
+) -> State:
+    """Joins propagated and discovered objects into O_t = P_t u D_t: present ones first, in order.
+
+    The caller sees to it that no more objects are discovered than there is room for
+    (:class:`~pyro_sqair.slots.DiscoverySlots` does).
+
+    Args:
+        propagated: objects that survived, shape ``[*, N]``; their ids are kept.
+        discovered: new objects, shape ``[*, M]``; they get the next free ids, in order.
+        next_id: the first free id, shape ``[*]``.
+        memory: the program's memory of the propagated objects, shape ``[*, N, C]``.
+        fresh: the memory of an object just discovered, shape ``[C]``.
+
+    Returns:
+        The state of the frame, with N slots.
+    """
+    num_slots, num_new = propagated.pres.shape[-1], discovered.pres.shape[-1]
+    batch = torch.broadcast_shapes(propagated.pres.shape[:-1], discovered.pres.shape[:-1])
+
+    def join(first: Tensor, second: Tensor, *event: int) -> Tensor:
+        both = first.expand(*batch, num_slots, *event), second.expand(*batch, num_new, *event)
+        return torch.cat(both, len(batch))
+
+    is_new = discovered.pres.long()
+    new_id = torch.where(is_new > 0, next_id.unsqueeze(-1) + is_new.cumsum(-1) - 1, -1)
+    # A stable sort by presence keeps the order among present objects; it serves every field.
+    pres, order = torch.sort(join(propagated.pres, discovered.pres), dim=-1, descending=True, stable=True)
+    pres, order = pres[..., :num_slots], order[..., :num_slots]
+
+    def select(first: Tensor, second: Tensor) -> Tensor:
+        return torch.take_along_dim(join(first, second, first.shape[-1]), order.unsqueeze(-1), -2)
+
+    objects = Objects(
+        pres=pres,
+        where=select(propagated.where, discovered.where) * pres.unsqueeze(-1),
+        what=select(propagated.what, discovered.what) * pres.unsqueeze(-1),
+        id=torch.take_along_dim(join(propagated.id, new_id), order, -1),
+    )
+    if memory is not None:
+        memory = select(memory, memory.new_zeros(memory.shape[-1]) if fresh is None else fresh)
+    return State(objects, memory, next_id + is_new.sum(-1))
+
+
+def stack_objects(scenes: list[Objects]) -> Objects:
+    """Stacks the objects of T frames into shape ``[T, *, N]``."""
+    return Objects(*(torch.stack(torch.broadcast_tensors(*field)) for field in zip(*scenes, strict=True)))

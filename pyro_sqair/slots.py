@@ -1,0 +1,168 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Slots: how a program draws one object at a time under short names.
+
+A prior or a guide iterates over the slots of a phase and draws ``pres``, ``where`` and ``what`` in any order::
+
+    for i in slots:
+        pyro.sample("pres", dist.Bernoulli(0.99))
+        pyro.sample("where", dist.Normal(previous.where[..., i, :], 0.1).to_event(1))
+        pyro.sample("what", dist.Normal(previous.what[..., i, :], 0.1).to_event(1))
+
+Inside the loop a site ``where`` of slot 2 is named ``prop_2/where``; ``pres`` is 0 in a closed slot, and everything
+else counts only where the object is present (contracts C3-C5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+
+from pyro_sqair.presence import GatedPresence, IfPresent
+from pyro_sqair.scene import Objects
+
+
+class Prefix(Messenger):
+    """Prepends a prefix to the name of every site drawn inside."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__()
+        self.prefix = prefix
+
+    def _process_message(self, msg: dict) -> None:  # type: ignore[override]
+        if msg["type"] == "sample" and not site_is_subsample(msg):
+            msg["name"] = f"{self.prefix}/{msg['name']}"
+
+
+class _Slot(Messenger):
+    """One slot: names its sites, applies the presence rules and remembers what is drawn."""
+
+    def __init__(self, prefix: str, open: Tensor) -> None:
+        super().__init__()
+        self.prefix = prefix + "/"
+        self.open = open
+        self.answer: list[Tensor] = []
+        self.draws: dict[str, Tensor] = {}
+
+    def _pyro_sample(self, msg: dict) -> None:
+        if site_is_subsample(msg):
+            return
+        if msg["name"] == "pres":
+            msg["fn"] = GatedPresence(msg["fn"], self.open)
+        else:
+            msg["fn"] = IfPresent(msg["fn"], self.answer)
+        msg["name"] = self.prefix + msg["name"]
+
+    def _pyro_post_sample(self, msg: dict) -> None:
+        if site_is_subsample(msg):
+            return
+        # By now the handlers outside have lengthened the name, so look for this slot's own part of it.
+        name = msg["name"].rpartition(self.prefix)[2]
+        self.draws[name] = msg["value"]
+        if name == "pres":
+            self.answer.append(msg["value"])
+
+
+class Slots:
+    """The slots of one phase of one frame; see the module's docstring.
+
+    On a CPU the loop ends early when every remaining slot is closed for every sequence and particle: such slots add
+    exactly nothing to any weight, and in most frames nothing is discovered. On a GPU looking would cost more than it
+    saves, so all slots are visited.
+
+    Attributes:
+        phase: ``"prop"`` or ``"disc"``.
+        num: the number N of slots.
+    """
+
+    phase: str
+
+    def __init__(self, num: int) -> None:
+        self.num = num
+        self.draws: list[dict[str, Tensor]] = []
+
+    def is_open(self, i: int) -> Tensor:
+        """Where slot ``i`` is open, bool, shape ``[*]``; it may depend on what earlier slots drew."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return self.num
+
+    def __iter__(self) -> Iterator[int]:
+        self.draws = []
+        for i in range(self.num):
+            is_open = self.is_open(i)
+            if is_open.device.type == "cpu" and not is_open.any():
+                break
+            slot = _Slot(f"{self.phase}_{i}", is_open)
+            with slot:
+                yield i
+            missing = {"pres", "where", "what"} - slot.draws.keys()
+            if missing:
+                raise ValueError(
+                    f"expected sites 'pres', 'where' and 'what' in slot {self.phase}_{i}, got "
+                    f"{sorted(slot.draws)}; missing: {sorted(missing)}"
+                )
+            self.draws.append(slot.draws)
+
+    def objects(self, ids: Tensor | None, what_dim: int, like: Tensor) -> Objects:
+        """The objects that were drawn, shape ``[*, N]``.
+
+        Args:
+            ids: the id of the object in each slot, shape ``[*, N]``; None if they are yet to be given.
+            what_dim: the dimension D of ``what``.
+            like: a tensor whose dtype and device to use where no slot was visited.
+        """
+        batch = torch.broadcast_shapes(*(d["pres"].shape for d in self.draws)) if self.draws else ()
+        rest = self.num - len(self.draws)
+
+        def gather(name: str, size: int) -> Tensor:
+            drawn = [d[name].expand(*batch, size) for d in self.draws]
+            return torch.stack(drawn + [like.new_zeros(size).expand(*batch, size)] * rest, -2)
+
+        pres = [d["pres"] for d in self.draws]
+        present = torch.stack(pres + [like.new_zeros(()).expand(batch)] * rest, -1)
+        if ids is None:
+            ids = torch.full((self.num,), -1, dtype=torch.int64, device=like.device)
+        ids = torch.where(present > 0, ids, -1)
+        return Objects(present, gather("where", 4), gather("what", what_dim), ids)
+
+
+class PropagationSlots(Slots):
+    """The slots of propagation: slot i is open where object i was present in the previous frame (Eqs. 10 and 13).
+
+    Args:
+        previous: the objects of the previous frame.
+    """
+
+    phase = "prop"
+
+    def __init__(self, previous: Objects) -> None:
+        super().__init__(previous.pres.shape[-1])
+        self._open = previous.pres > 0
+
+    def is_open(self, i: int) -> Tensor:
+        return self._open[..., i]
+
+
+class DiscoverySlots(Slots):
+    """The slots of discovery: slot i is open where slot i-1 found an object and there is room for one more.
+
+    Args:
+        propagated: the objects propagated to this frame; N minus their number is the room.
+    """
+
+    phase = "disc"
+
+    def __init__(self, propagated: Objects) -> None:
+        super().__init__(propagated.pres.shape[-1])
+        self.room = self.num - propagated.pres.sum(-1)
+
+    def is_open(self, i: int) -> Tensor:
+        is_open = self.room > i
+        return is_open if i == 0 else is_open & (self.draws[-1]["pres"] > 0)

@@ -1,0 +1,169 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every number of a training run, in one place that is saved with the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# Shares are written by hand, as 0.4 or 1 / 3, so they need not add up to one exactly.
+_SHARE_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How to train; the defaults are what trains the moving digits on a CPU within the hour.
+
+    Attributes:
+        steps: updates in the whole run.
+        batch_size: sequences in a step, B.
+        num_particles: particles of the estimator, K. The trainer compares it with the estimator it is given.
+        optimizer: "adam", or "rmsprop" as published.
+        learning_rate: rate once the warm-up is over.
+        final_learning_rate: rate of the last step; a half cosine leads there. Equal rates: constant.
+        learning_rate_changes: (step, rate) pairs that replace the cosine: from that step on, that rate.
+        warmup_steps: steps over which the rate rises linearly from near zero.
+        momentum: of RMSProp; Adam does not read it.
+        clip_norm: largest global norm of the gradient of the loss (the batch mean of −L / T); None: any.
+        curriculum: (length, share) pairs in the order of training: sequences of `length` frames for `share`
+            of the *compute*. A step costs its number of frames, so a stage gets steps in proportion to
+            share / length. Counted in steps and never by the clock, so a resumed run follows the same course.
+        ema_decay: of the moving average of the weights that validation sees; 0 keeps none.
+        log_every: steps averaged into one line of the log; the only steps at which the device is read.
+        validate_every: steps between validations; the last step is always validated.
+        checkpoint_every: steps between checkpoints; the last step always makes one.
+        seed: of the batches, of the draws of model and guide, and of validation. Not of the initial weights.
+        threads: CPU threads of PyTorch; None leaves them alone.
+    """
+
+    steps: int = 5600
+    batch_size: int = 32
+    num_particles: int = 5
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 1e-3
+    final_learning_rate: float = 2e-5
+    learning_rate_changes: tuple[tuple[int, float], ...] = ()
+    warmup_steps: int = 200
+    momentum: float = 0.9
+    clip_norm: float | None = 300.0
+    curriculum: tuple[tuple[int, float], ...] = ((3, 0.40), (4, 0.15), (6, 0.20), (10, 0.25))
+    ema_decay: float = 0.0
+    log_every: int = 20
+    validate_every: int = 500
+    checkpoint_every: int = 500
+    seed: int = 0
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "num_particles",
+            "log_every",
+            "validate_every",
+            "checkpoint_every",
+        ):
+            _expect(_is_int(getattr(self, name), 1), f"{name} to be a positive integer", getattr(self, name))
+        for name in ("warmup_steps", "seed"):
+            _expect(
+                _is_int(getattr(self, name), 0), f"{name} to be an integer, 0 or more", getattr(self, name)
+            )
+        for name in ("learning_rate", "final_learning_rate"):
+            _expect(_is_positive(getattr(self, name)), f"{name} to be positive", getattr(self, name))
+        _expect(self.optimizer in ("adam", "rmsprop"), "optimizer 'adam' or 'rmsprop'", self.optimizer)
+        _expect(0 <= self.momentum < 1, "momentum in [0, 1)", self.momentum)
+        _expect(0 <= self.ema_decay < 1, "ema_decay in [0, 1)", self.ema_decay)
+        _expect(
+            self.clip_norm is None or _is_positive(self.clip_norm),
+            "clip_norm positive or None",
+            self.clip_norm,
+        )
+        _expect(
+            self.threads is None or _is_int(self.threads, 1),
+            "threads a positive integer or None",
+            self.threads,
+        )
+        # A configuration read back from JSON has lists here.
+        object.__setattr__(self, "curriculum", _pairs("curriculum", self.curriculum))
+        object.__setattr__(
+            self, "learning_rate_changes", _pairs("learning_rate_changes", self.learning_rate_changes)
+        )
+        self._check_pairs()
+
+    def _check_pairs(self) -> None:
+        _expect(len(self.curriculum) > 0, "a curriculum of at least one (length, share)", self.curriculum)
+        for length, share in self.curriculum:
+            _expect(
+                _is_int(length, 1) and _is_positive(share),
+                "a curriculum of (positive integer length, positive share)",
+                (length, share),
+            )
+        total = math.fsum(share for _, share in self.curriculum)
+        _expect(abs(total - 1) <= _SHARE_TOLERANCE, "shares of the curriculum that sum to 1", total)
+        previous = -1
+        for step, rate in self.learning_rate_changes:
+            _expect(
+                _is_int(step, previous + 1) and _is_positive(rate),
+                "learning_rate_changes of (step, positive rate) with steps that increase from 0 or more",
+                self.learning_rate_changes,
+            )
+            previous = step
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain JSON types; `TrainingConfig(**fields)` reads them back."""
+        fields = dataclasses.asdict(self)
+        for name in ("curriculum", "learning_rate_changes"):
+            fields[name] = [list(pair) for pair in fields[name]]
+        return fields
+
+
+def published(steps: int = 1_000_000) -> TrainingConfig:
+    """The recipe of SQAIR: RMSProp at 1e-5 for days on a GPU (Kosiorek et al. 2018, Appendix D.1).
+
+    The rate falls to 1/3 · 1e-5 after 400k and to 1e-6 after 1000k steps. Sequences start at three frames and
+    grow by one every 100k steps, to ten. The paper gives 2 · 10⁶ steps as the maximum and stops early; the
+    released code stops at 10⁶. Neither warms up nor clips.
+
+    Args:
+        steps: updates in the run; another number stretches the curriculum in proportion, and not the rates.
+    """
+    cost = {length: float(length) for length in range(3, 10)} | {10: 3 * 10.0}
+    total = sum(cost.values())
+    return TrainingConfig(
+        steps=steps,
+        optimizer="rmsprop",
+        learning_rate=1e-5,
+        final_learning_rate=1e-5,
+        learning_rate_changes=((400_000, 1e-5 / 3), (1_000_000, 1e-6)),
+        warmup_steps=0,
+        momentum=0.9,
+        clip_norm=None,
+        curriculum=tuple((length, part / total) for length, part in cost.items()),
+        log_every=100,
+        validate_every=10_000,
+        checkpoint_every=10_000,
+    )
+
+
+def _is_int(value: object, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+def _pairs(name: str, value: Any) -> tuple[tuple[Any, Any], ...]:
+    try:
+        return tuple((first, second) for first, second in value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"expected {name} to be a sequence of pairs, got {value!r}") from error
+
+
+def _expect(holds: bool, expected: str, got: object) -> None:
+    if not holds:
+        raise ValueError(f"expected {expected}, got {got!r}")

@@ -1,0 +1,309 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The training loop, for any Pyro model and guide that take frames."""
+
+from __future__ import annotations
+
+import enum
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from pyro.infer import ELBO
+from torch import Tensor, nn
+
+from pyro_sqair.data.sequences import Source
+from pyro_sqair.training.averaging import WeightAverage
+from pyro_sqair.training.checkpoint import FORMAT, check_same, check_weights, load_checkpoint, save_checkpoint
+from pyro_sqair.training.config import TrainingConfig
+from pyro_sqair.training.files import replacing
+from pyro_sqair.training.interruption import Interruption
+from pyro_sqair.training.log import append_record, truncate_log
+from pyro_sqair.training.progress import Progress
+from pyro_sqair.training.randomness import capture, derive_seed, isolated, restore
+from pyro_sqair.training.schedule import learning_rate, sequence_length
+from pyro_sqair.training.updater import Updater
+
+# A resumed run may differ in these: they say when things are written and how fast, not what is learned.
+_FREE = frozenset({"threads", "validate_every", "checkpoint_every"})
+
+
+class Outcome(enum.Enum):
+    """How `Trainer.run` came to its end."""
+
+    FINISHED = "finished"
+    INTERRUPTED = "interrupted"
+
+
+class Trainer:
+    """Trains a model and its guide; can be interrupted at any time, and continues as if it had not been.
+
+    Into `out` go `config.json`, `log.jsonl` (a line of kind "train" every `log_every` steps, and one of kind
+    "validation") and `checkpoint.pt`. The draws of a run depend on `config.seed` alone, and leave PyTorch's
+    global generators as they were.
+
+    Args:
+        model: a module that is a Pyro model, called with frames [T, B, C, H, W].
+        guide: its guide, called likewise. All parameters of both must exist by now, on one device.
+        elbo: the estimator; `elbo(model, guide)(frames)` is −Σ_b L_b.
+        source: draws the sequences to learn from.
+        config: all the numbers.
+        out: folder of the run; made if need be.
+        validate: called with the number of steps done, every `validate_every` steps and at the end, without
+            gradients, with the averaged weights in place, and with the same random numbers every time;
+            returns what to log. The progress line shows its "count_accuracy".
+        identity: what the model is, as JSON-able settings; a checkpoint belongs to one identity.
+        progress: whether to show a progress line.
+
+    Raises:
+        ValueError: if `identity` is not JSON-able, there is nothing to train, or `elbo` has another number of
+            particles than `config`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        guide: nn.Module,
+        elbo: ELBO,
+        source: Source,
+        config: TrainingConfig,
+        out: Path,
+        validate: Callable[[int], Mapping[str, float]] | None = None,
+        identity: Mapping[str, Any] | None = None,
+        progress: bool = True,
+    ) -> None:
+        try:
+            self.identity = json.loads(json.dumps(dict(identity or {}), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"expected identity to be JSON-able, got {identity!r}") from error
+        particles = getattr(elbo, "num_particles", config.num_particles)
+        if particles != config.num_particles:
+            raise ValueError(
+                f"expected an estimator with config.num_particles={config.num_particles}, got {particles}"
+            )
+        self.objective = elbo(model, guide)
+        self.source, self.config, self.out, self.validate = source, config, Path(out), validate
+        parameters = {k: p for k, p in self.objective.named_parameters() if p.requires_grad}
+        if not parameters:
+            raise ValueError("expected a model and a guide with parameters to train, got none")
+        self.device = next(iter(parameters.values())).device
+        self.updater = Updater(list(parameters.values()), config)
+        self.average = WeightAverage(parameters, config.ema_decay) if config.ema_decay else None
+        self.step = 0
+        self.skipped = 0
+        self.metrics: dict[str, float] = {}
+        self._seconds = 0.0
+        self._show = progress
+        # Sums of loss, gradient norm and steps taken since the last line of the log; read when it is written.
+        self._sums = torch.zeros(3, device=self.device)
+        self._logged = 0
+        with isolated(self.device):
+            torch.manual_seed(derive_seed("draws", config.seed))
+            self._random = capture(self.device)
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the run's checkpoint is or will be."""
+        return self.out / "checkpoint.pt"
+
+    def run(self) -> Outcome:
+        """Trains until the last step, Ctrl-C or SIGTERM; a second one of these aborts without saving.
+
+        Returns:
+            whether the run is finished, or was interrupted after a saved step. A finished run does nothing.
+
+        Raises:
+            FileExistsError: if this run is fresh but its folder holds the checkpoint of another.
+            FloatingPointError: if no step of a whole logging interval had a finite loss and gradient.
+        """
+        if self.step >= self.config.steps:
+            return Outcome.FINISHED
+        self._open_folder()
+        with ExitStack() as stack:
+            stack.enter_context(_threads(self.config.threads))
+            # A store of its own: in one with a namesake of another model, a PyroParam would take its value.
+            stack.enter_context(pyro.get_param_store().scope())
+            stack.enter_context(isolated(self.device))
+            interruption = stack.enter_context(Interruption())
+            progress = Progress(self.config, self.step, self._show)
+            stack.callback(progress.close)
+            restore(self._random, self.device)
+            self._loop(interruption, progress)
+            self._random = capture(self.device)
+        if self.step >= self.config.steps:
+            return Outcome.FINISHED
+        print(
+            f"interrupted after step {self.step}; Trainer.resume continues from {self.checkpoint}",
+            file=sys.stderr,
+        )
+        return Outcome.INTERRUPTED
+
+    def resume(self, path: Path | None = None) -> None:
+        """Takes up a run where its checkpoint left it; if the checkpoint does not fit, nothing is touched.
+
+        Args:
+            path: the checkpoint; by default, this run's own.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, or of another model or training; it says what differs.
+        """
+        path = self.checkpoint if path is None else Path(path)
+        payload = load_checkpoint(path, self.identity)
+        ours, theirs = (
+            {k: v for k, v in c.items() if k not in _FREE} for c in (self.config.to_json(), payload["config"])
+        )
+        check_same("training", ours, theirs, path)
+        check_weights(self.objective, payload["weights"], path)
+        self.updater.optimizer.load_state_dict(payload["optimizer"])
+        self.objective.load_state_dict(payload["weights"])
+        if self.average is not None:
+            self.average.load(payload["average"])
+        self.step, self.skipped, self.metrics = payload["step"], payload["skipped"], payload["metrics"]
+        self._seconds, self._random = payload["seconds"], payload["random"]
+        self._sums, self._logged = payload["sums"].to(self.device), payload["logged"]
+
+    @contextmanager
+    def averaged_weights(self) -> Iterator[None]:
+        """A context in which model and guide hold the moving average of their weights, if there is one."""
+        with nullcontext() if self.average is None else self.average.swapped_in():
+            yield
+
+    def _loop(self, interruption: Interruption, progress: Progress) -> None:
+        began, before, saved = time.monotonic(), self._seconds, -1
+        first = True
+        while self.step < self.config.steps and not interruption.requested:
+            with pyro.validation_enabled(False):
+                self._update(rehearse=first)
+            first = False
+            progress.advance()
+            self._seconds = before + time.monotonic() - began
+            if self._due(self.config.log_every):
+                bound = self._log_training()
+                length = sequence_length(self.step - 1, self.config)
+                progress.describe(self.step, length, bound, self.metrics.get("count_accuracy"))
+            if self.validate is not None and self._due(self.config.validate_every):
+                self._log_validation(self.validate)
+                self._seconds = before + time.monotonic() - began
+            if self._due(self.config.checkpoint_every):
+                self._save()
+                saved = self.step
+        if saved < self.step:
+            self._save()
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.config.steps
+
+    def _update(self, rehearse: bool) -> None:
+        config, length = self.config, sequence_length(self.step, self.config)
+        # One for every step, so that a batch depends neither on the draws before it nor on the model's.
+        generator = torch.Generator(self.source.device)
+        generator.manual_seed(derive_seed("batch", config.seed, self.step))
+        frames = self.source.sample(config.batch_size, length, generator).frames
+        if frames.shape[:2] != (length, config.batch_size):
+            raise ValueError(
+                f"expected frames of shape [{length}, {config.batch_size}, ...], got {list(frames.shape)}"
+            )
+        if rehearse:
+            self._rehearse(frames)
+        loss = self.objective(frames) / (config.batch_size * length)
+        norm, finite = self.updater.update(loss, learning_rate(self.step, config))
+        if self.average is not None:
+            self.average.update(self.step)
+        taken = torch.stack([loss.detach(), norm, torch.ones_like(norm)])
+        self._sums += torch.where(finite, taken, torch.zeros_like(taken))
+        self._logged += 1
+        self.step += 1
+
+    def _rehearse(self, frames: Tensor) -> None:
+        """Runs the programs once under Pyro's checks, which would slow down every step, and leaves no trace.
+
+        Estimators may run them once more at their first call, to count the plates. Were that the first step
+        after resuming, it would draw numbers that an uninterrupted run does not draw there.
+        """
+        buffers = [(buffer, buffer.clone()) for buffer in self.objective.buffers()]
+        with isolated(self.device), torch.no_grad(), pyro.validation_enabled(True):
+            self.objective(frames)
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+    def _log_training(self) -> float:
+        loss, norm, taken = self._sums.tolist()
+        skipped = self._logged - round(taken)
+        if not taken and self._logged == self.config.log_every:
+            raise FloatingPointError(
+                f"expected a finite loss and gradient, got none in steps {self.step - self._logged} to "
+                f"{self.step - 1}; a lower learning_rate or clip_norm may help"
+            )
+        self.skipped += skipped
+        bound = -loss / taken if taken else float("nan")
+        append_record(
+            self.out / "log.jsonl",
+            {
+                "kind": "train",
+                "step": self.step,
+                "length": sequence_length(self.step - 1, self.config),
+                "bound": bound,
+                "gradient_norm": norm / taken if taken else float("nan"),
+                "learning_rate": learning_rate(self.step - 1, self.config),
+                "skipped": skipped,
+                "seconds": round(self._seconds, 3),
+            },
+        )
+        self._sums.zero_()
+        self._logged = 0
+        return bound
+
+    def _log_validation(self, validate: Callable[[int], Mapping[str, float]]) -> None:
+        with isolated(self.device), torch.no_grad(), self.averaged_weights(), pyro.validation_enabled(False):
+            torch.manual_seed(derive_seed("validation", self.config.seed))
+            metrics = validate(self.step)
+        self.metrics = {name: float(value) for name, value in metrics.items()}
+        record = {"kind": "validation", "step": self.step, "seconds": round(self._seconds, 3)}
+        append_record(self.out / "log.jsonl", record | self.metrics)
+
+    def _open_folder(self) -> None:
+        if self.step == 0 and self.checkpoint.exists():
+            raise FileExistsError(
+                f"expected a folder without a checkpoint, got {self.out}; resume its run or name another"
+            )
+        truncate_log(self.out / "log.jsonl", self.step)
+        settings = {"model": self.identity, "training": self.config.to_json()}
+        with replacing(self.out / "config.json") as file:
+            file.write((json.dumps(settings, indent=2) + "\n").encode())
+
+    def _save(self) -> None:
+        payload: dict[str, Any] = {
+            "format": FORMAT,
+            "identity": self.identity,
+            "config": self.config.to_json(),
+            "step": self.step,
+            "weights": dict(self.objective.state_dict()),
+            "optimizer": self.updater.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.values,
+            "random": capture(self.device),
+            "sums": self._sums,
+            "logged": self._logged,
+            "skipped": self.skipped,
+            "metrics": self.metrics,
+            "seconds": self._seconds,
+        }
+        save_checkpoint(self.checkpoint, payload)
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    """A context with this many CPU threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(before if number is None else number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

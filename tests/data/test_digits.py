@@ -1,0 +1,102 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""Cropping digits to their ink, and the digits that scikit-learn carries."""
+
+import sys
+
+import pytest
+import torch
+
+from pyro_sqair.data import crop_digits, embedded_digits
+
+
+def slow_crop(image):
+    """Rows and columns between the first and the last with ink, by plain loops."""
+    rows = [y for y in range(image.shape[0]) if any(image[y, x] > 0 for x in range(image.shape[1]))]
+    cols = [x for x in range(image.shape[1]) if any(image[y, x] > 0 for y in range(image.shape[0]))]
+    return image[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
+
+
+def random_images(count, height, width, seed):
+    """Sparse noise, so that boxes of every size and place occur, also at the borders."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randint(1, 256, (count, height, width), generator=generator)
+    ink = torch.rand(count, height, width, generator=generator) < 0.06
+    ink[:, height // 2, width // 2] = True
+    return (values * ink).to(torch.uint8)
+
+
+def test_crop_agrees_with_plain_loops():
+    images = random_images(60, 9, 7, seed=0)
+    digits = crop_digits(images, torch.arange(60))
+    side = digits.images.shape[-1]
+    assert side == max(int(digits.heights.max()), int(digits.widths.max()))
+    for m, image in enumerate(images):
+        expected = slow_crop(image)
+        assert (digits.heights[m], digits.widths[m]) == expected.shape
+        padded = torch.zeros(side, side)
+        padded[: expected.shape[0], : expected.shape[1]] = expected / 255
+        torch.testing.assert_close(digits.images[m], padded, atol=1e-7, rtol=0)
+
+
+def test_float_images_keep_their_values():
+    images = random_images(20, 8, 8, seed=1).float() / 255
+    cropped = crop_digits(images, torch.zeros(20, dtype=torch.int64)).images
+    assert torch.equal(cropped.flatten(1).sort().values[:, -10:], images.flatten(1).sort().values[:, -10:])
+
+
+def test_a_blank_image_is_named():
+    images = random_images(4, 8, 8, seed=2)
+    images[2] = 0
+    with pytest.raises(ValueError, match="expected ink in every image, got a blank image at index 2"):
+        crop_digits(images, torch.zeros(4))
+
+
+def test_wrong_shapes_are_named():
+    with pytest.raises(ValueError, match=r"expected images \[M, H, W\] .* got \[3, 8, 8\] and \[4\]"):
+        crop_digits(torch.ones(3, 8, 8), torch.zeros(4))
+
+
+@pytest.mark.parametrize(("split", "size"), [("train", 1540), ("test", 257)])
+def test_embedded_digits(split, size):
+    digits = embedded_digits(split)
+    assert digits.images.shape == (size, 20, 20) and digits.images.dtype == torch.float32
+    assert digits.images.min() == 0 and bool((digits.images.amax((1, 2)) == 1).all())
+    assert digits.labels.bincount().min() > 0.07 * size and digits.labels.max() == 9
+    assert digits.heights.float().mean() > 18 and digits.widths.min() >= 5
+    again = embedded_digits(split)
+    assert all(torch.equal(a, b) for a, b in zip(digits, again, strict=True))
+
+
+def test_enlarging_keeps_the_digit():
+    """Put back where it was and averaged to 8x8, a digit is nearest to its own original of all."""
+    from sklearn.datasets import load_digits
+
+    originals = torch.as_tensor(load_digits().images, dtype=torch.float32)[::7] / 16
+    digits = embedded_digits("test")
+    for m in range(0, len(originals), 5):
+        width = int(digits.widths[m])
+        # Where the crop lay in the 20x20 square is no longer known: try every place.
+        places = torch.stack([digits.images[m].roll(shift, 1) for shift in range(20 - width + 1)])
+        shrunk = torch.nn.functional.interpolate(places[:, None], size=(8, 8), mode="area")
+        distance = (originals - shrunk).square().sum((2, 3)).amin(0)
+        assert int(distance.argmin()) == m
+
+
+def test_train_and_test_are_disjoint_and_complete():
+    train, test = embedded_digits("train"), embedded_digits("test")
+    seen = {image.numpy().tobytes() for image in train.images}
+    assert not any(image.numpy().tobytes() in seen for image in test.images)
+    assert len(train.labels) + len(test.labels) == 1797
+
+
+def test_unknown_split():
+    with pytest.raises(ValueError, match="expected split to be one of 'train', 'test', got 'validation'"):
+        embedded_digits("validation")
+
+
+def test_missing_scikit_learn_names_the_extra(monkeypatch):
+    for name in ("sklearn", "sklearn.datasets"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"pip install 'pyro_sqair\[digits\]'"):
+        embedded_digits("train")

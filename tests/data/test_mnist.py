@@ -1,0 +1,157 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the official MNIST files, and what is said when they are missing or damaged."""
+
+import gzip
+import hashlib
+import shutil
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_sqair.data import mnist, mnist_digits
+
+IMAGES, LABELS = "t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"
+
+
+def idx(shape, values):
+    return struct.pack(f">BBBB{len(shape)}I", 0, 0, 8, len(shape), *shape) + bytes(values)
+
+
+@pytest.fixture
+def tiny_mnist(tmp_path, monkeypatch) -> Path:
+    """A folder with two 3x3 'digits' as the test split, whose md5 is the expected one."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    contents = {
+        IMAGES: idx((2, 3, 3), [0, 0, 0, 0, 255, 0, 0, 51, 0] + [9] * 9),
+        LABELS: idx((2,), [4, 7]),
+    }
+    for name, content in contents.items():
+        data = gzip.compress(content)
+        (folder / name).write_bytes(data)
+        monkeypatch.setitem(mnist.MD5, name, hashlib.md5(data).hexdigest())
+    return folder
+
+
+def test_tiny_files_are_read_exactly(tiny_mnist):
+    digits = mnist_digits("test", tiny_mnist)
+    assert digits.labels.tolist() == [4, 7]
+    assert digits.heights.tolist() == [2, 3] and digits.widths.tolist() == [1, 3]
+    expected = torch.tensor([[255, 0, 0], [51, 0, 0], [0, 0, 0]]) / 255
+    torch.testing.assert_close(digits.images[0], expected, atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(("split", "size", "first"), [("train", 60_000, "50419"), ("test", 10_000, "72104")])
+def test_official_files(mnist_dir, split, size, first):
+    digits = mnist_digits(split, mnist_dir)
+    assert digits.images.shape == (size, 20, 20) and digits.images.dtype == torch.float32
+    assert "".join(map(str, digits.labels[:5].tolist())) == first
+    raw = mnist.read_idx(mnist_dir / ("train-images-idx3-ubyte.gz" if split == "train" else IMAGES))
+    assert raw.shape == (size, 28, 28)
+    # Cropping neither loses ink nor invents it, and every box is tight.
+    ink = (digits.images * 255).round().long().sum((1, 2))
+    assert torch.equal(ink, raw.long().sum((1, 2)))
+    image, rows = digits.images, torch.arange(size)
+    for edge in (image[:, 0], image[rows, digits.heights - 1]):
+        assert bool(edge.any(1).all())
+    for edge in (image[:, :, 0], image[rows, :, digits.widths - 1]):
+        assert bool(edge.any(1).all())
+
+
+def test_damaged_file_names_both_md5_and_is_left_alone(tiny_mnist):
+    good = (tiny_mnist / LABELS).read_bytes()
+    bad = good[:-1] + bytes([good[-1] ^ 1])
+    (tiny_mnist / LABELS).write_bytes(bad)
+    expected, found = (hashlib.md5(data).hexdigest() for data in (good, bad))
+    with pytest.raises(ValueError, match=f"expected .*{LABELS} to have md5 {expected}, got {found}"):
+        mnist_digits("test", tiny_mnist)
+    assert (tiny_mnist / LABELS).read_bytes() == bad
+    assert sorted(path.name for path in tiny_mnist.iterdir()) == [IMAGES, LABELS]
+
+
+def test_truncated_official_file(mnist_dir, tmp_path):
+    for name in (IMAGES, LABELS):
+        shutil.copyfile(mnist_dir / name, tmp_path / name)
+    whole = (tmp_path / IMAGES).read_bytes()
+    (tmp_path / IMAGES).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="to have md5 9fb629c4189551a2d022fa330f9573f3, got"):
+        mnist_digits("test", tmp_path)
+    with pytest.raises(ValueError, match="to be a complete gzip file"):
+        mnist.read_idx(tmp_path / IMAGES)
+
+
+def test_missing_file_says_where_and_what_to_do(tiny_mnist):
+    (tiny_mnist / LABELS).unlink()
+    with pytest.raises(FileNotFoundError) as caught:
+        mnist_digits("test", tiny_mnist)
+    for part in (LABELS, str(tiny_mnist), *mnist.MIRRORS):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not gzip at all", "to be a complete gzip file"),
+        (gzip.compress(idx((2, 2), [1, 2, 3, 4]))[:-9], "to be a complete gzip file"),
+        (gzip.compress(b""), "to begin with 00 00 08"),
+        (gzip.compress(b"\x00\x00\x0d\x01" + bytes(8)), "to begin with 00 00 08 .* got '00 00 0d'"),
+        (gzip.compress(idx((2, 2), [])[:9]), "expected an idx header of 12 bytes in .*, got 9"),
+        (gzip.compress(idx((2, 2), [1, 2, 3])), r"expected 4 bytes after the header \[2, 2\] of .*, got 3"),
+        (gzip.compress(idx((2, 2), [1, 2, 3, 4, 5])), "expected 4 bytes after .*, got 5"),
+    ],
+)
+def test_idx_files_that_are_not(tmp_path, content, message):
+    path = tmp_path / "file.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        mnist.read_idx(path)
+
+
+def test_idx_is_row_major(tmp_path):
+    path = tmp_path / "file.gz"
+    path.write_bytes(gzip.compress(idx((2, 3), range(6))))
+    assert mnist.read_idx(path).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_unknown_split(tmp_path):
+    with pytest.raises(ValueError, match="expected split to be one of 'train', 'test', got 'valid'"):
+        mnist_digits("valid", tmp_path)
+
+
+def test_second_address_is_tried(tiny_mnist, monkeypatch):
+    pooch = pytest.importorskip("pooch")
+    asked = []
+
+    def retrieve(url, known_hash, fname, path):
+        asked.append(url)
+        assert known_hash == f"md5:{mnist.MD5[fname]}"
+        if url.startswith(mnist.MIRRORS[0]):
+            raise OSError("no route")
+        return str(tiny_mnist / fname)
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    assert mnist_digits("test").labels.tolist() == [4, 7]
+    assert asked == [mirror + name for name in (IMAGES, LABELS) for mirror in mnist.MIRRORS]
+
+
+def test_no_network_names_every_address(monkeypatch):
+    pooch = pytest.importorskip("pooch")
+
+    def retrieve(url, **_):
+        raise OSError(f"no route to {url[:12]}")
+
+    monkeypatch.setattr(pooch, "retrieve", retrieve)
+    with pytest.raises(ConnectionError, match="pass the directory that holds the official") as caught:
+        mnist_digits("train")
+    for mirror in mnist.MIRRORS:
+        assert f"{mirror}train-images-idx3-ubyte.gz: no route" in str(caught.value)
+
+
+def test_missing_pooch_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pooch", None)
+    with pytest.raises(ImportError, match=r"pip install 'pyro_sqair\[mnist\]'"):
+        mnist_digits("train")

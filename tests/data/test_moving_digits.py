@@ -1,0 +1,300 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""Moving digits against a second implementation in plain loops, and against what their makers promise."""
+
+import dataclasses
+import itertools
+import math
+
+import pytest
+import torch
+
+from pyro_sqair.data import (
+    DigitImages,
+    MotionConfig,
+    MovingDigits,
+    embedded_digits,
+    gentle_motion,
+    held_out,
+    published_motion,
+)
+
+PRESETS = pytest.mark.parametrize(
+    "motion", [published_motion(), gentle_motion()], ids=["published", "gentle"]
+)
+CROWDED = MotionConfig(canvas=30, max_digits=4, max_speed=6.0, max_acceleration=2.0, acceleration_noise=0.5)
+
+
+def patches(count=12, side=9):
+    """Solid random patches of every size from 2x2 up; the label of each is its own index."""
+    generator = torch.Generator().manual_seed(7)
+    heights, widths = torch.randint(2, side + 1, (2, count), generator=generator)
+    images = torch.rand(count, side, side, generator=generator) * 0.9 + 0.1
+    steps = torch.arange(side)
+    inside = (steps < heights[:, None])[:, :, None] & (steps < widths[:, None])[:, None, :]
+    return DigitImages(images * inside, heights, widths, torch.arange(count))
+
+
+def seeded(seed, device="cpu"):
+    return torch.Generator(device).manual_seed(seed)
+
+
+def slow_frame(digits, labels, boxes, canvas):
+    """One frame, pixel by pixel."""
+    frame = torch.zeros(canvas, canvas)
+    for label, (left, top, width, height) in zip(labels.tolist(), boxes.tolist(), strict=True):
+        if label < 0:
+            continue
+        for y in range(int(height)):
+            for x in range(int(width)):
+                row, col = int(top) + y, int(left) + x
+                if 0 <= row < canvas and 0 <= col < canvas:
+                    frame[row, col] = max(frame[row, col].item(), digits.images[label, y, x].item())
+    return frame
+
+
+def slow_path(start, velocity, acceleration, noise, upper, motion):
+    """One coordinate of one digit, step by step: noise[0] belongs to the step before the first frame."""
+
+    def clip(value, limit):
+        return max(-limit, min(limit, value))
+
+    velocity = clip(velocity + acceleration, motion.max_speed)
+    acceleration = clip(acceleration + noise[0], motion.max_acceleration)
+    path = [start]
+    for eps in noise[1:]:
+        place = path[-1] + velocity
+        velocity = clip(velocity + acceleration, motion.max_speed)
+        acceleration = clip(acceleration + eps, motion.max_acceleration)
+        if place < 0 or place > upper:
+            place = -place if place < 0 else 2 * upper - place
+            velocity, acceleration = -velocity, -acceleration
+        path.append(place)
+    return path
+
+
+@pytest.mark.parametrize("motion", [CROWDED, dataclasses.replace(CROWDED, leaves_frame=False)])
+def test_frames_agree_with_plain_loops(motion, device):
+    digits = patches()
+    data = MovingDigits(digits, motion, device).sample(12, 7, seeded(0, device)).to("cpu")
+    assert data.frames.shape == (7, 12, 1, 30, 30)
+    assert (data.count[0] > 1).any()
+    for t in range(7):
+        for b in range(12):
+            expected = slow_frame(digits, data.labels[b], data.boxes[t, b], motion.canvas)
+            assert torch.equal(data.frames[t, b, 0], expected)
+
+
+@pytest.mark.parametrize("leaves_frame", [True, False])
+def test_trajectories_agree_with_plain_loops(leaves_frame):
+    motion = dataclasses.replace(published_motion(), acceleration_noise=0.7, leaves_frame=leaves_frame)
+    source = MovingDigits(patches(), motion)
+    generator = seeded(1)
+    start = torch.rand(16, 2, 2, generator=generator) * 41
+    size = torch.randint(2, 10, (16, 2, 2), generator=generator).float()
+    length = 12
+    paths = source._trajectories(start, size, length, seeded(2))
+
+    generator = seeded(2)
+    velocity = torch.rand(16, 2, 2, generator=generator) * 20 - 10
+    acceleration = torch.rand(16, 2, 2, generator=generator) * 6 - 3
+    noise = torch.stack([torch.randn(16, 2, 2, generator=generator) for _ in range(length)]) * 0.7
+    reflected = 0
+    for i in torch.cartesian_prod(*(torch.arange(n) for n in start.shape)).tolist():
+        upper = 50.0 if leaves_frame else 50 - size[tuple(i)].item()
+        at = tuple(i)
+        values = [x[at].item() for x in (start, velocity, acceleration)]
+        expected = slow_path(*values, noise[:, *at].tolist(), upper, motion)
+        torch.testing.assert_close(paths[:, *at], torch.tensor(expected), atol=1e-3, rtol=0)
+        steps = [b - a for a, b in itertools.pairwise(expected)]
+        reflected += sum(a * b < 0 for a, b in itertools.pairwise(steps))
+    assert reflected > 50  # the walls were met often enough to matter
+
+
+def test_without_acceleration_the_path_is_a_triangle_wave():
+    """Reflection at both walls folds the straight line, in closed form."""
+    motion = dataclasses.replace(gentle_motion(), max_speed=9.0)
+    source = MovingDigits(patches(), motion)
+    size = torch.full((50, 2, 2), 8.0)
+    start = torch.rand(50, 2, 2, generator=seeded(3)) * 42
+    paths = source._trajectories(start, size, 40, seeded(4))
+    velocity = torch.rand(50, 2, 2, generator=seeded(4)) * 18 - 9
+    line = (
+        start.double() + velocity.double() * torch.arange(40.0, dtype=torch.float64).view(-1, 1, 1, 1)
+    ) % 84
+    expected = torch.where(line > 42, 84 - line, line).float()
+    torch.testing.assert_close(paths, expected, atol=2e-3, rtol=0)
+
+
+def test_speed_and_acceleration_stay_within_their_bounds():
+    source = MovingDigits(patches(), published_motion())
+    paths = source._trajectories(torch.full((500, 2, 2), 20.0), torch.ones(500, 2, 2), 20, seeded(5))
+    assert paths.min() >= 0 and paths.max() <= 50
+    velocity = paths.diff(dim=0)
+    assert 9.9 < velocity.abs().max() <= 10 + 1e-4
+    # Away from the walls, where a reflection jumps by twice the velocity.
+    inner = ((paths > 10.5) & (paths < 39.5)).unfold(0, 3, 1).all(-1)
+    change = velocity.diff(dim=0)[inner]
+    assert len(change) > 1000 and 2.9 < change.abs().max() <= 3 + 1e-4
+
+
+@PRESETS
+def test_digits_start_inside_and_apart(motion):
+    digits = embedded_digits("test")
+    data = MovingDigits(digits, motion).sample(600, 1, seeded(6))
+    boxes, pair = data.boxes[0], data.count[0] == 2
+    low, high = boxes[..., :2], boxes[..., :2] + boxes[..., 2:]
+    assert low.min() >= 0 and high.max() <= motion.canvas
+    apart = ((low[:, 0] >= high[:, 1]) | (low[:, 1] >= high[:, 0])).any(-1)
+    assert pair.sum() > 100 and bool(apart[pair].all())
+
+
+def test_one_digit_starts_anywhere_also_where_a_second_would_find_no_room():
+    size = torch.full((2,), 22)
+    digits = DigitImages(torch.ones(2, 22, 22), size, size, torch.arange(2))
+    data = MovingDigits(digits, published_motion()).sample(6000, 1, seeded(14))
+    corners = data.boxes[0, data.count[0] == 1, 0, :2]
+    # round(28 u) is each of 10, ..., 18 with probability 1/28; there, no other 22 px fit on a 50 px canvas.
+    middle = ((corners >= 10) & (corners <= 18)).all(-1).float()
+    probability = (9 / 28) ** 2
+    error = math.sqrt(probability * (1 - probability) / len(middle))
+    assert len(middle) > 1800 and abs(middle.mean() - probability) < 4 * error
+
+
+def test_gentle_digits_never_leave_and_published_ones_do():
+    digits = embedded_digits("test")
+    for motion, leaves in ((gentle_motion(), False), (published_motion(), True)):
+        boxes = MovingDigits(digits, motion).sample(200, 30, seeded(8)).boxes
+        outside = (boxes[..., :2] + boxes[..., 2:]).amax() > motion.canvas
+        assert bool(outside) == leaves and boxes.min() >= 0
+
+
+@PRESETS
+def test_boxes_are_tight(motion):
+    data = MovingDigits(embedded_digits("test"), motion).sample(64, 10, seeded(9))
+    checked = 0
+    for t in range(10):
+        for b in range(64):
+            frame, outside = data.frames[t, b, 0], torch.ones(50, 50, dtype=torch.bool)
+            for m in range(2):
+                if not data.present[t, b, m]:
+                    continue
+                left, top, width, height = data.boxes[t, b, m].int().tolist()
+                outside[top : top + height, left : left + width] = False
+                if left + width <= 50 and top + height <= 50:
+                    box = frame[top : top + height, left : left + width]
+                    assert all(bool(edge.any()) for edge in (box[0], box[-1], box[:, 0], box[:, -1]))
+                    checked += 1
+            assert bool((frame[outside] == 0).all())
+    assert checked > 300
+
+
+@PRESETS
+def test_labels_of_every_kind_agree(motion):
+    digits = embedded_digits("test")
+    data = MovingDigits(digits, motion).sample(100, 5, seeded(10))
+    assert data.frames.dtype == torch.float32 and data.frames.min() >= 0 and data.frames.max() <= 1
+    assert data.count.dtype == data.ids.dtype == data.labels.dtype == torch.int64
+    assert torch.equal(data.present.sum(-1), data.count)
+    assert torch.equal(data.count, data.count[:1].expand(5, -1))
+    assert torch.equal(data.ids, torch.where(data.present, torch.arange(2), -1))
+    assert torch.equal(data.labels >= 0, data.present[0])
+    assert bool((data.boxes[~data.present] == 0).all())
+    assert bool((data.boxes[data.present][:, 2:] > 0).all())
+    assert bool((data.frames.flatten(2).amax(-1) == 0)[data.count == 0].all())
+    assert torch.equal(data.boxes, data.boxes.round())
+
+
+@pytest.mark.parametrize(("fewest", "most"), [(0, 2), (1, 3), (2, 2)])
+def test_counts_are_equally_likely(fewest, most):
+    motion = dataclasses.replace(published_motion(), min_digits=fewest, max_digits=most)
+    n, kinds = 6000, most - fewest + 1
+    count = MovingDigits(patches(), motion).sample(n, 1, seeded(11)).count[0]
+    assert count.min() == fewest and count.max() == most
+    error = math.sqrt((1 / kinds) * (1 - 1 / kinds) / n)
+    frequency = count.bincount(minlength=most + 1)[fewest:] / n
+    torch.testing.assert_close(frequency, torch.full((kinds,), 1 / kinds), atol=4 * error + 1e-6, rtol=0)
+
+
+def test_no_image_twice_and_every_order_equally_likely():
+    small = MotionConfig(min_digits=3, max_digits=3)
+    digits = DigitImages(*(field[:4] for field in patches()))
+    labels = MovingDigits(digits, small)._distinct(24_000, seeded(12))
+    orders, frequency = labels.unique(dim=0, return_counts=True)
+    assert len(orders) == 24 and all(len(set(row)) == 3 for row in orders.tolist())
+    error = math.sqrt(24_000 * (1 / 24) * (23 / 24))
+    assert (frequency - 1000).abs().max() < 4 * error
+
+
+@PRESETS
+def test_same_seed_same_sequences(motion, device):
+    source = MovingDigits(patches(), motion, device)
+    first, again, other = (source.sample(9, 6, seeded(seed, device)) for seed in (1, 1, 2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first.frames, other.frames)
+    generator = seeded(1, device)
+    assert torch.equal(source.sample(9, 6, generator).frames, first.frames)
+    assert not torch.equal(source.sample(9, 6, generator).frames, first.frames)
+
+
+@PRESETS
+def test_fewer_frames_are_the_beginning_of_more(motion):
+    source = MovingDigits(patches(), motion)
+    short, long = (source.sample(20, length, seeded(13)) for length in (3, 10))
+    for a, b in zip(short[:-1], long[:-1], strict=True):
+        assert torch.equal(a, b[:3])
+    assert torch.equal(short.labels, long.labels)
+
+
+def test_sampling_leaves_the_global_generator_and_the_digits_alone():
+    digits = patches()
+    before, images = torch.get_rng_state(), digits.images.clone()
+    held_out(MovingDigits(digits, published_motion()), 5, 4, seed=0)
+    assert torch.equal(before, torch.get_rng_state()) and torch.equal(images, digits.images)
+
+
+@pytest.mark.parametrize(("batch", "length"), [(0, 3), (3, 0), (-2, 3)])
+def test_empty_batches_are_refused(batch, length):
+    source = MovingDigits(patches(), published_motion())
+    with pytest.raises(ValueError, match=f"of at least 1, got {batch} and {length}"):
+        source.sample(batch, length, seeded(0))
+
+
+def test_generator_elsewhere_is_refused():
+    source = MovingDigits(patches(), published_motion())
+    source.device = torch.device("meta")
+    with pytest.raises(ValueError, match="expected a generator on meta, got one on cpu"):
+        source.sample(1, 1, seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("canvas", 0, "canvas and tries of at least 1, got 0"),
+        ("tries", 0, "canvas and tries of at least 1, got 50 and 0"),
+        ("min_digits", 3, "min_digits <= max_digits .* got 3 and 2"),
+        ("max_digits", 0, "max_digits >= 1, got 0 and 0"),
+        ("max_speed", -1.0, "finite max_speed of at least 0, got -1.0"),
+        ("max_acceleration", math.inf, "finite max_acceleration"),
+        ("acceleration_noise", math.nan, "finite acceleration_noise of at least 0, got nan"),
+    ],
+)
+def test_impossible_motion_is_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(published_motion(), **{field: value})
+
+
+def test_digits_that_cannot_be_used_are_refused():
+    with pytest.raises(ValueError, match="digits of at most 8 px, the canvas, got 9 px"):
+        MovingDigits(patches(), MotionConfig(canvas=8))
+    with pytest.raises(ValueError, match="at least 13 digit images, got 12"):
+        MovingDigits(patches(), MotionConfig(max_digits=13))
+
+
+def test_digits_that_never_fit_side_by_side_are_an_error_not_a_hang():
+    full = DigitImages(torch.ones(2, 9, 9), torch.tensor([9, 9]), torch.tensor([9, 9]), torch.tensor([0, 1]))
+    source = MovingDigits(full, MotionConfig(canvas=9, min_digits=2))
+    with pytest.raises(
+        ValueError, match=r"expected a motion whose digits fit .* got max_digits=2 on a canvas of 9"
+    ):
+        source.sample(1, 1, seeded(0))

@@ -1,0 +1,60 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_sqair.evaluation import CountAccuracy, count_accuracy, discoveries_per_frame
+from pyro_sqair.scene import Objects
+
+
+def objects_with_ids(ids: Tensor) -> Objects:
+    """Objects that are present where their id, [T, B, N], is not -1."""
+    return Objects(
+        pres=(ids >= 0).float(), where=torch.zeros(*ids.shape, 4), what=torch.zeros(*ids.shape, 1), id=ids
+    )
+
+
+def test_count_accuracy_by_hand() -> None:
+    pres = torch.tensor(
+        [
+            [[1, 1, 0], [0, 0, 0], [1, 0, 1], [1, 1, 1]],
+            [[1, 0, 0], [0, 0, 0], [0, 1, 1], [1, 0, 1]],
+        ]
+    ).float()
+    count = torch.tensor([[2, 0, 2, 2], [2, 0, 1, 2]])
+    assert count_accuracy(pres, count) == CountAccuracy(overall=5 / 8, per_frame=[0.75, 0.5])
+
+
+def test_count_accuracy_agrees_with_a_loop() -> None:
+    pres, count = torch.randint(2, (7, 11, 4)).float(), torch.randint(5, (7, 11))
+    right = [[int(pres[t, b].sum()) == int(count[t, b]) for b in range(11)] for t in range(7)]
+    result = count_accuracy(pres, count)
+    assert result.per_frame == pytest.approx([sum(row) / 11 for row in right])
+    assert result.overall == pytest.approx(sum(map(sum, right)) / 77)
+    assert 0 < result.overall < 1
+
+
+@pytest.mark.parametrize(("pres", "count"), [((2, 3), (2, 3)), ((2, 3, 4), (3, 2)), ((0, 3, 4), (0, 3))])
+def test_count_accuracy_rejects_wrong_shapes(pres: tuple[int, ...], count: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected (pres|count) of shape"):
+        count_accuracy(torch.zeros(pres), torch.zeros(count))
+
+
+def test_discoveries_by_hand() -> None:
+    ids = torch.tensor(
+        [
+            [[0, 1], [-1, -1]],
+            [[1, 0], [0, -1]],  # the first sequence swaps its slots, the second discovers one
+            [[1, 2], [1, -1]],  # each has a new one; in the first, 0 is gone
+            [[0, 2], [1, 2]],  # the first shows 0 again, which is not new; the second has a new one
+        ]
+    )
+    assert discoveries_per_frame(objects_with_ids(ids)) == [1.0, 0.5, 1.0, 0.5]
+
+
+def test_discoveries_ignore_the_ids_of_absent_objects() -> None:
+    objects = objects_with_ids(torch.tensor([[[0, -1]], [[0, 1]]]))
+    objects = objects._replace(id=torch.tensor([[[0, 1]], [[0, 1]]]))
+    assert discoveries_per_frame(objects) == [1.0, 1.0]

@@ -1,0 +1,146 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A blinking pattern in noise: the smallest video with something to find, and a pair that learns it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.nn import PyroModule, PyroParam
+from torch import Tensor, nn
+
+from pyro_sqair.infer import VIMCO
+from pyro_sqair.training import Trainer, TrainingConfig
+
+PATTERN = torch.tensor([1.0, -1.0, 1.0, -1.0])
+
+
+Hook = Callable[[Tensor], Tensor | None]
+
+
+class Blink(NamedTuple):
+    """A batch; `frames` [T, B, 1, 2, 2]."""
+
+    frames: Tensor
+
+
+class Blinking:
+    """The pattern is there in half of the frames.
+
+    A hook runs when its draw, counted from 0, is made, and may return other frames.
+    """
+
+    def __init__(self, device: torch.device, hooks: dict[int, Hook] | None = None) -> None:
+        self.device = device
+        self.hooks = hooks or {}
+        self.lengths: list[int] = []
+
+    def sample(self, batch: int, length: int, generator: torch.Generator) -> Blink:
+        there = torch.rand(length, batch, 1, generator=generator, device=self.device) < 0.5
+        noise = torch.randn(length, batch, 4, generator=generator, device=self.device)
+        frames = (there * PATTERN.to(self.device) + 0.1 * noise).reshape(length, batch, 1, 2, 2)
+        if hook := self.hooks.get(len(self.lengths)):
+            frames = frames if (changed := hook(frames)) is None else changed
+        self.lengths.append(length)
+        return Blink(frames)
+
+
+class Model(PyroModule):
+    """pres_t ~ Bernoulli, size_t ~ Normal, image_t ~ Normal(pres_t · size_t · pattern)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logit = nn.Parameter(torch.zeros(()))
+        self.pattern = nn.Parameter(0.3 * torch.randn(4))
+        self.noise = PyroParam(torch.tensor(1.0), constraint=dist.constraints.positive)
+
+    def forward(self, frames: Tensor) -> None:
+        with pyro.plate("sequences", frames.shape[1], dim=-1):
+            for t in pyro.markov(range(len(frames))):
+                pres = pyro.sample(f"frame_{t}/pres", dist.Bernoulli(logits=self.logit))
+                size = pyro.sample(f"frame_{t}/size", dist.Normal(torch.ones_like(self.logit), 0.5))
+                mean = (pres * size).unsqueeze(-1) * self.pattern
+                pixels = frames[t].flatten(1)
+                pyro.sample(f"frame_{t}/image", dist.Normal(mean, self.noise).to_event(1), obs=pixels)
+
+
+class Guide(PyroModule):
+    """Amortised; sees the model's own pattern, so that the two share a parameter."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.pattern = model.pattern
+        self.readout = nn.Linear(5, 3)
+
+    def forward(self, frames: Tensor) -> None:
+        with pyro.plate("sequences", frames.shape[1], dim=-1):
+            for t in pyro.markov(range(len(frames))):
+                pixels = frames[t].flatten(1)
+                seen = torch.cat([pixels, (pixels @ self.pattern).unsqueeze(-1)], dim=-1)
+                logit, loc, scale = self.readout(seen).unbind(-1)
+                pyro.sample(f"frame_{t}/pres", dist.Bernoulli(logits=logit))
+                pyro.sample(f"frame_{t}/size", dist.Normal(loc, nn.functional.softplus(scale) + 0.01))
+
+
+def pair(seed: int = 0) -> tuple[Model, Guide]:
+    """A model and its guide with the initial weights of this seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Model()
+        return model, Guide(model)
+
+
+class Bench:
+    """Makes trainers of the blinking pattern in a folder of their own."""
+
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.folder, self.device = folder, device
+
+    def config(self, **changes: Any) -> TrainingConfig:
+        """A run of 24 steps whose intervals do not divide one another."""
+        defaults: dict[str, Any] = {
+            "steps": 24,
+            "batch_size": 4,
+            "num_particles": 2,
+            "learning_rate": 1e-2,
+            "final_learning_rate": 1e-3,
+            "warmup_steps": 3,
+            "curriculum": ((1, 0.3), (3, 0.7)),
+            "ema_decay": 0.9,
+            "log_every": 5,
+            "validate_every": 7,
+            "checkpoint_every": 100,
+        }
+        return TrainingConfig(**(defaults | changes))
+
+    def trainer(
+        self, name: str = "run", hooks: dict[int, Hook] | None = None, pair_seed: int = 0, **changes: Any
+    ) -> Trainer:
+        """A trainer in the folder `name`; changes go to the trainer or else into its configuration."""
+        own = {k: changes.pop(k) for k in ("validate", "identity", "elbo", "pair", "source") if k in changes}
+        model, guide = own.get("pair") or pair(pair_seed)
+        model, guide = model.to(self.device), guide.to(self.device)
+        config = self.config(**changes)
+        elbo = own.get("elbo") or VIMCO(config.num_particles)
+        return Trainer(
+            model,
+            guide,
+            elbo,
+            own.get("source") or Blinking(self.device, hooks),
+            config,
+            self.folder / name,
+            validate=own.get("validate"),
+            identity=own.get("identity", {"name": "blinking"}),
+            progress=False,
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, device: torch.device) -> Bench:
+    """Makes trainers; see `Bench`."""
+    return Bench(tmp_path, device)

@@ -1,0 +1,43 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+import os
+import signal
+import threading
+
+import pytest
+
+from pyro_sqair.training.interruption import Interruption
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_asks_and_the_second_aborts(number: int) -> None:
+    before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
+    with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
+        assert not interruption.requested
+        os.kill(os.getpid(), number)
+        assert interruption.requested
+        os.kill(os.getpid(), number)
+    assert {n: signal.getsignal(n) for n in before} == before
+
+
+def test_handlers_are_put_back_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(RuntimeError), Interruption():
+        assert signal.getsignal(signal.SIGTERM) != before
+        raise RuntimeError
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_other_threads_are_left_alone() -> None:
+    seen = []
+
+    def work() -> None:
+        before = signal.getsignal(signal.SIGINT)
+        with Interruption() as interruption:
+            seen.append(signal.getsignal(signal.SIGINT) == before and not interruption.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [True]

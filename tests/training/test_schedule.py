@@ -1,0 +1,64 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+import math
+
+import pytest
+
+from pyro_sqair.training import TrainingConfig, learning_rate, sequence_length, work
+from pyro_sqair.training.schedule import stage_bounds
+
+SHARES = ((3, 0.40), (4, 0.15), (6, 0.20), (10, 0.25))
+
+
+def test_warm_up_is_linear_then_half_a_cosine() -> None:
+    config = TrainingConfig(steps=15, warmup_steps=4, learning_rate=1.0, final_learning_rate=0.2)
+    rates = [learning_rate(step, config) for step in range(15)]
+    assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert rates[4] == 1.0
+    assert rates[9] == pytest.approx(0.6, abs=1e-15)  # half way from step 4 to step 14
+    assert rates[14] == pytest.approx(0.2, abs=1e-15)
+    assert rates[6] == pytest.approx(0.2 + 0.4 * (1 + math.cos(0.2 * math.pi)), abs=1e-15)
+
+
+def test_equal_rates_are_constant() -> None:
+    config = TrainingConfig(steps=9, warmup_steps=0, learning_rate=0.3, final_learning_rate=0.3)
+    assert {learning_rate(step, config) for step in range(9)} == {0.3}
+
+
+def test_warm_up_longer_than_the_run() -> None:
+    config = TrainingConfig(steps=3, warmup_steps=10, learning_rate=1.0)
+    assert [learning_rate(step, config) for step in range(3)] == [0.1, 0.2, 0.3]
+
+
+def test_changes_take_the_place_of_the_cosine() -> None:
+    config = TrainingConfig(
+        steps=8, warmup_steps=2, learning_rate=1.0, learning_rate_changes=((3, 0.5), (6, 0.1))
+    )
+    assert [learning_rate(step, config) for step in range(8)] == [0.5, 1, 1, 0.5, 0.5, 0.5, 0.1, 0.1]
+
+
+def test_shares_are_of_the_compute() -> None:
+    """Half of the compute each: sequences twice as long get half as many steps."""
+    config = TrainingConfig(steps=300, curriculum=((3, 0.5), (6, 0.5)))
+    lengths = [sequence_length(step, config) for step in range(300)]
+    assert lengths == [3] * 200 + [6] * 100
+    assert [work(step, config) for step in (0, 1, 200, 201, 300)] == [0, 3, 600, 606, 1200]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7, 100, 5600])
+def test_curriculum_covers_every_step_in_order(steps: int) -> None:
+    config = TrainingConfig(steps=steps, curriculum=SHARES)
+    lengths = [sequence_length(step, config) for step in range(steps)]
+    assert lengths == sorted(lengths)
+    assert [work(step, config) for step in range(steps + 1)] == [
+        sum(lengths[:step]) for step in range(steps + 1)
+    ]
+    # Every stage ends at the step nearest to where its share of the compute does.
+    for length, share in SHARES:
+        assert abs(lengths.count(length) * length - share * sum(lengths)) <= 2 * 10 + 1e-9
+
+
+def test_stages_start_where_they_should() -> None:
+    """Steps in proportion to .4/3 : .15/4 : .2/6 : .25/10 = 320 : 90 : 80 : 60."""
+    assert stage_bounds(TrainingConfig(steps=5500, curriculum=SHARES)) == [0, 3200, 4100, 4900, 5500]
