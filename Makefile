@@ -10,7 +10,7 @@ TYPED := build/typed
 help:  ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-venv: $(INSTALLED)  ## make $(VENV) and install the package into it, editable
+venv: $(INSTALLED)  ## the virtual environment, with the package in it, editable
 
 $(INSTALLED): setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)

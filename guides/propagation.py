@@ -15,6 +15,7 @@ from pyro_sqair.distributions import CorrelatedNormal
 from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
 from pyro_sqair.networks import GRU, MLP, VanillaRNN, join
 from pyro_sqair.scene import Objects
+from pyro_sqair.shapes import batch_shape
 from pyro_sqair.slots import Slots
 
 
@@ -137,5 +138,5 @@ class PropagationGuide(nn.Module):
             logits = self.pres(join(hidden, memories[i], what)).squeeze(-1)
             pres = pyro.sample("pres", dist.Bernoulli(logits=logits))  # line 15, Eq. 13
             other = join(what, where, pres.unsqueeze(-1))  # line 16
-        batch = torch.broadcast_shapes(*(m.shape for m in memories))
+        batch = batch_shape(*(m.shape for m in memories))
         return torch.stack([m.expand(batch) for m in memories], -2)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_sqair.networks import MLP
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene import Objects, occupied
 from pyro_sqair.spatial import coverage, paste, place
 
 
@@ -53,6 +53,7 @@ class Renderer(nn.Module):
 
     def forward(self, objects: Objects) -> Tensor:
         """The mean image y, shape ``[*, C, H, W]``."""
+        objects = occupied(objects)
         placement = place(objects.where, self.glimpse_size, self.image_size)
         glimpses = self.glimpses(objects.what) * objects.pres[..., None, None, None]
         # 0 away from glimpses, 1 inside, with a soft edge

@@ -10,7 +10,7 @@ from pathlib import Path
 
 __version__ = "0.1.0"
 
-# In a checkout, pyro_sqair.models and pyro_sqair.guides stand one level up; an install has them in here. (That folder
-# also holds this package again: reached as pyro_sqair.pyro_sqair it stops here, so that a walk over modules ends.)
+# In a checkout, pyro_sqair.models and pyro_sqair.guides stand one level up; an install has them in here. That
+# level holds this package again: as pyro_sqair.pyro_sqair it adds nothing, so that a walk over modules ends.
 if __name__ == "pyro_sqair" and Path(__file__).parents[1].joinpath("setup.cfg").is_file():
     __path__.append(str(Path(__file__).parents[1]))

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.scene import Objects
+from pyro_sqair.shapes import batch_shape
 
 
 def join(*parts: Tensor) -> Tensor:
@@ -19,7 +20,7 @@ def join(*parts: Tensor) -> Tensor:
 
     What does not depend on a sample has shape ``[B, .]``; what does has ``[K, B, .]``.
     """
-    batch = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    batch = batch_shape(*(part.shape[:-1] for part in parts))
     return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
 
 
@@ -105,7 +106,7 @@ class GRU(nn.Module):
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """One step: ``x`` of shape ``[*, input]`` and ``hidden`` of shape ``[*, hidden]`` to the new state."""
-        batch = torch.broadcast_shapes(x.shape[:-1], hidden.shape[:-1])
+        batch = batch_shape(x.shape[:-1], hidden.shape[:-1])
         x = x.expand(*batch, x.shape[-1]).reshape(-1, x.shape[-1])
         hidden = hidden.expand(*batch, hidden.shape[-1]).reshape(-1, hidden.shape[-1])
         return self.cell(x, hidden).reshape(*batch, -1)

@@ -10,6 +10,8 @@ from pyro.distributions import TorchDistribution
 from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
+from pyro_sqair.shapes import batch_shape
+
 
 class GatedPresence(TorchDistribution):
     """A presence variable that is surely 0 where its slot is closed.
@@ -26,7 +28,7 @@ class GatedPresence(TorchDistribution):
     arg_constraints: dict = {}
 
     def __init__(self, base: TorchDistribution, open: Tensor) -> None:
-        shape = torch.broadcast_shapes(base.batch_shape, open.shape)
+        shape = batch_shape(base.batch_shape, open.shape)
         self.base = base if base.batch_shape == shape else base.expand(shape)
         self.open = open.expand(shape)
         super().__init__(shape, base.event_shape, validate_args=False)
@@ -47,8 +49,8 @@ class GatedPresence(TorchDistribution):
     def variance(self) -> Tensor:
         return self.base.variance * self.open
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> GatedPresence:
-        return GatedPresence(self.base.expand(batch_shape), self.open.expand(batch_shape))
+    def expand(self, shape: torch.Size, _instance: object = None) -> GatedPresence:  # type: ignore[override]
+        return GatedPresence(self.base.expand(shape), self.open.expand(shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
         return self.base.enumerate_support(expand)
@@ -96,8 +98,8 @@ class IfPresent(TorchDistribution):
     def variance(self) -> Tensor:
         return self.base.variance
 
-    def expand(self, batch_shape: torch.Size, _instance: object = None) -> IfPresent:
-        return IfPresent(self.base.expand(batch_shape), self.answer)
+    def expand(self, shape: torch.Size, _instance: object = None) -> IfPresent:  # type: ignore[override]
+        return IfPresent(self.base.expand(shape), self.answer)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         return self.base.sample(sample_shape)

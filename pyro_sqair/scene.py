@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_sqair.shapes import batch_shape
+
 
 @dataclass(frozen=True)
 class SceneConfig:
@@ -122,7 +124,7 @@ def merge(
         The state of the frame, with N slots.
     """
     num_slots, num_new = propagated.pres.shape[-1], discovered.pres.shape[-1]
-    batch = torch.broadcast_shapes(propagated.pres.shape[:-1], discovered.pres.shape[:-1])
+    batch = batch_shape(propagated.pres.shape[:-1], discovered.pres.shape[:-1])
 
     def join(first: Tensor, second: Tensor, *event: int) -> Tensor:
         both = first.expand(*batch, num_slots, *event), second.expand(*batch, num_new, *event)
@@ -146,6 +148,17 @@ def merge(
     if memory is not None:
         memory = select(memory, memory.new_zeros(memory.shape[-1]) if fresh is None else fresh)
     return State(objects, memory, next_id + is_new.sum(-1))
+
+
+def occupied(objects: Objects) -> Objects:
+    """Leaves out the last slots where no sequence and particle has an object, as present ones stand first.
+
+    On a CPU this saves work on every frame; on a GPU looking would cost more than it saves, so nothing is left out.
+    """
+    if objects.pres.device.type != "cpu":
+        return objects
+    num = max(int(objects.count.max()), 1)
+    return Objects(*(field.narrow(objects.pres.dim() - 1, 0, num) for field in objects))
 
 
 def stack_objects(scenes: list[Objects]) -> Objects:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from pyro_sqair.presence import GatedPresence, IfPresent
 from pyro_sqair.scene import Objects
+from pyro_sqair.shapes import batch_shape
 
 
 class Prefix(Messenger):
@@ -118,7 +119,7 @@ class Slots:
             what_dim: the dimension D of ``what``.
             like: a tensor whose dtype and device to use where no slot was visited.
         """
-        batch = torch.broadcast_shapes(*(d["pres"].shape for d in self.draws)) if self.draws else ()
+        batch = batch_shape(*(d["pres"].shape for d in self.draws)) if self.draws else torch.Size()
         rest = self.num - len(self.draws)
 
         def gather(name: str, size: int) -> Tensor:

@@ -10,6 +10,7 @@ the whole image.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -56,9 +57,10 @@ def where_from_boxes(box: Tensor, image_size: tuple[int, int]) -> Tensor:
     return torch.cat([torch.logit(scale), torch.atanh(shift)], -1)
 
 
-def _centres(num: int, like: Tensor) -> Tensor:
+@functools.lru_cache(maxsize=64)
+def _centres(num: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Centres of ``num`` cells that tile [-1, 1]."""
-    return (2 * torch.arange(num, dtype=like.dtype, device=like.device) + 1) / num - 1
+    return (2 * torch.arange(num, dtype=dtype, device=device) + 1) / num - 1
 
 
 def crop(image: Tensor, where: Tensor, glimpse_size: tuple[int, int]) -> Tensor:
@@ -73,21 +75,19 @@ def crop(image: Tensor, where: Tensor, glimpse_size: tuple[int, int]) -> Tensor:
         Glimpses, shape ``[*e, *b, C, h, w]``.
     """
     height, width = glimpse_size
-    scale, shift = scale_and_shift(where)
-    xs = _centres(width, where) * scale[..., :1] + shift[..., :1]
-    ys = _centres(height, where) * scale[..., 1:] + shift[..., 1:]
-    grid = torch.stack(
-        torch.broadcast_tensors(xs.unsqueeze(-2), ys.unsqueeze(-1)), -1
-    )  # [*e, *b, h, w, 2]
-    channels = image.shape[-3]
     batch = image.shape[:-3]
     extra = where.shape[: where.dim() - 1 - len(batch)]
     num, copies = batch.numel(), extra.numel()
     # The glimpses of one image stand below each other in one tall grid, so the image is never repeated.
-    grid = grid.reshape(copies, num, height, width, 2).transpose(0, 1).reshape(num, copies * height, width, 2)
-    glimpse = F.grid_sample(image.reshape(num, *image.shape[-3:]), grid, align_corners=False)
-    glimpse = glimpse.reshape(num, channels, copies, height, width).permute(2, 0, 1, 3, 4)
-    return glimpse.reshape(*extra, *batch, channels, height, width)
+    scale, shift = scale_and_shift(where.reshape(copies, num, 4).transpose(0, 1))
+    xs = _centres(width, where.dtype, where.device) * scale[..., :1] + shift[..., :1]
+    ys = _centres(height, where.dtype, where.device) * scale[..., 1:] + shift[..., 1:]
+    grid = torch.stack(torch.broadcast_tensors(xs.unsqueeze(-2), ys.unsqueeze(-1)), -1)  # [num, copies, h, w, 2]
+    glimpse = F.grid_sample(
+        image.reshape(num, *image.shape[-3:]), grid.reshape(num, copies * height, width, 2), align_corners=False
+    )
+    glimpse = glimpse.reshape(num, -1, copies, height, width).permute(2, 0, 1, 3, 4)
+    return glimpse.reshape(*extra, *batch, -1, height, width)
 
 
 class Placement(NamedTuple):
@@ -113,7 +113,7 @@ def place(where: Tensor, glimpse_size: tuple[int, int], image_size: tuple[int, i
     scale, shift = scale_and_shift(where)
 
     def weights(axis: int, cells: int, pixels: int) -> Tensor:
-        position = (_centres(pixels, where) - shift[..., axis, None]) / scale[..., axis, None]
+        position = (_centres(pixels, where.dtype, where.device) - shift[..., axis, None]) / scale[..., axis, None]
         index = ((position + 1) * cells - 1) / 2  # which cell of the glimpse a pixel falls on
         cell = torch.arange(cells, dtype=where.dtype, device=where.device)
         return (1 - (index.unsqueeze(-1) - cell).abs()).clamp(min=0)

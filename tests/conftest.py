@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What every test stands on: a seed, an empty parameter store, validation on; where data and device come from."""
+"""What every test starts from: a seed, an empty parameter store, validation; where data and device are."""
 
 import os
 from collections.abc import Iterator

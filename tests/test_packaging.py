@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The wheel, installed in a fresh virtual environment: all modules are there, and nothing called `models` is."""
+"""The wheel in a fresh virtual environment: every module is there, and nothing called `models`."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def execute(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: setuptools leaves a build/ behind, whose stale files a next wheel takes in."""
+    """The wheel, built from a copy: setuptools leaves a build/ behind, and would take stale files from it."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -72,7 +72,7 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
     Returns:
         Shape [*batch].
     """
-    return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
+    return 1 / log_weight.softmax(0).square().sum(0)
 
 
 def _chunks(

@@ -133,13 +133,14 @@ def _matched_sites(model_trace: Trace, guide_trace: Trace) -> tuple[list[PlatedS
         for name, site in trace.nodes.items():
             if site["type"] != "sample" or site_is_subsample(site):
                 continue
-            infer = site["infer"]
+            infer = site["infer"] or {}
             if infer.get("_deterministic"):
                 continue
             if infer.get("enumerate") or infer.get("_enumerate_dim") is not None:
                 raise ValueError(
                     f"expected every site to be sampled, got site {name!r} of the "
-                    f"{'guide' if is_guide else 'model'} marked for enumeration. Drop its infer={{'enumerate': ...}}, or use TraceEnum_ELBO."
+                    f"{'guide' if is_guide else 'model'} marked for enumeration. Drop its "
+                    "infer={'enumerate': ...}, or use TraceEnum_ELBO."
                 )
             if is_guide:
                 # Auxiliary: in the guide alone. Any other: in both, and free in both.

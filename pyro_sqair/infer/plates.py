@@ -64,7 +64,7 @@ def guess_max_plate_nesting(model: Callable, guide: Callable, args: tuple, kwarg
         for site in trace.nodes.values():
             if site["type"] == "sample":
                 if is_validation_enabled():
-                    check_site_shape(site, max_plate_nesting=math.inf)
+                    check_site_shape(site, max_plate_nesting=math.inf)  # type: ignore[arg-type]
                 dims += [-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None]
     return max(dims)
 
@@ -104,7 +104,7 @@ class DatumShape:
         self._summed = {plates: [p.dim for p in plates if p not in common] for plates in kinds}
 
     def reduce(self, log_prob: Tensor, name: str, plates: tuple[Plate, ...]) -> Tensor:
-        """Broadcast a site's log-probability over its plates and particles; sum over plates that hold no data.
+        """Broadcast a site's log-probability over its plates and particles; sum over plates without data.
 
         Returns:
             Shape [K, ...], aligned to the right, with size 1 where there is no batch plate.
@@ -121,9 +121,9 @@ class DatumShape:
             size not in (1, wanted) for size, wanted in zip(reversed(shape), reversed(full), strict=False)
         ):
             raise ValueError(
-                f"expected the log-probability of site {name!r} to broadcast to {list(full)} (particles, "
-                f"then plates: {quoted(p.name for p in plates) or 'none'}), got {list(shape)}. Declare its batch "
-                "dimensions by pyro.plate, or make them event dimensions by .to_event(...)."
+                f"expected the log-probability of site {name!r} to broadcast to {list(full)} "
+                f"(particles, then plates: {quoted(p.name for p in plates) or 'none'}), got {list(shape)}. "
+                "Declare its batch dimensions by pyro.plate, or make them event dimensions by .to_event(...)."
             )
         log_prob = log_prob.expand(full)
         return log_prob.sum(summed, keepdim=True) if summed else log_prob
@@ -136,11 +136,11 @@ class DatumShape:
 def _check_no_data_in_plates(sites: list[PlatedSite]) -> None:
     for site, plates in sites:
         if site["is_observed"] and plates:
-            name = plates[-1].name
+            name = plates[0].name
             outside = {other["name"]: None for other, around in sites if all(p.name != name for p in around)}
             where = f"{quoted(outside)} outside it" if outside else "it with another size or dim elsewhere"
             raise ValueError(
                 f"expected every sample site to lie inside plate {name!r}, which holds data "
-                f"({site['name']!r}), got {where}. Weights are per datum: move such sites into the plate in "
-                "model and guide, or make them parameters; if the plate does not index data, use .to_event(...)."
+                f"({site['name']!r}), got {where}. Weights are per datum: move such sites into the plate "
+                "in model and guide, or make them parameters; if it does not index data, use .to_event(...)."
             )

@@ -109,7 +109,7 @@ def quoted(names: Iterable[str]) -> str:
 
 def _sample_sites(trace: Trace) -> dict[str, Any]:
     """The sites that carry probability: neither plates' subsamples nor `pyro.deterministic`."""
-    sites = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+    sites: dict[str, Any] = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
     return {
         name: site
         for name, site in sites.items()

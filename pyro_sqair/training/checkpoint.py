@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_sqair.training.files import replacing
+from pyro_sqair.atomic import atomic_path
 
 FORMAT = 1
 _KEYS = frozenset({"format", "identity", "config", "step", "weights", "average"})
@@ -36,8 +36,8 @@ def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
     """
     if missing := _KEYS - payload.keys():
         raise ValueError(f"expected a checkpoint with {sorted(_KEYS)}, got one without {sorted(missing)}")
-    with replacing(path) as file:
-        torch.save(dict(payload), file)
+    with atomic_path(path) as temporary:
+        torch.save(dict(payload), temporary)
 
 
 def load_checkpoint(path: Path, expected_model: Mapping[str, Any] | None = None) -> dict[str, Any]:

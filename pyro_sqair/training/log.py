@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pyro_sqair.training.files import replacing
+from pyro_sqair.atomic import atomic_path
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -44,5 +44,5 @@ def truncate_log(path: Path, step: int) -> None:
     """Drops what was logged after `step`, so that a run resumed from there does not log it twice."""
     records = read_log(path) if path.exists() else []
     kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
-    with replacing(path) as file:
-        file.write("".join(kept).encode())
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept), encoding="utf-8")

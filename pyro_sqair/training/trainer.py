@@ -19,11 +19,11 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
+from pyro_sqair.atomic import atomic_path
 from pyro_sqair.data.sequences import Source
 from pyro_sqair.training.averaging import WeightAverage
 from pyro_sqair.training.checkpoint import FORMAT, check_same, check_weights, load_checkpoint, save_checkpoint
 from pyro_sqair.training.config import TrainingConfig
-from pyro_sqair.training.files import replacing
 from pyro_sqair.training.interruption import Interruption
 from pyro_sqair.training.log import append_record, truncate_log
 from pyro_sqair.training.progress import Progress
@@ -276,8 +276,8 @@ class Trainer:
             )
         truncate_log(self.out / "log.jsonl", self.step)
         settings = {"model": self.identity, "training": self.config.to_json()}
-        with replacing(self.out / "config.json") as file:
-            file.write((json.dumps(settings, indent=2) + "\n").encode())
+        with atomic_path(self.out / "config.json") as temporary:
+            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     def _save(self) -> None:
         payload: dict[str, Any] = {

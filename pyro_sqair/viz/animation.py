@@ -66,7 +66,7 @@ def animate_tracks(
             left, top = b % columns * (pair + _BETWEEN), _HEADER + b // columns * row
             mosaic.frame(inputs[t, b], left, top)
             mosaic.frame(images[t, b], left + width * zoom + _GAP, top, outlines[t][b])
-        mosaic.text(f"input | inferred, t = {t + 1}", 4, _HEADER / 2, _WORDS, align="left")
+        mosaic.text(f"t = {t + 1}   input | inferred", 4, _HEADER / 2, _WORDS, align="left")
         sheets.append(mosaic.render())
     _write_gif(sheets, path, fps)
 
@@ -75,7 +75,6 @@ def _write_gif(sheets: list[np.ndarray], path: str | Path, fps: float) -> None:
     """Writes 8-bit colour images with one palette for all, so that a colour does not flicker."""
     some = sheets[:: -(-len(sheets) // _PALETTE_FRAMES)]
     palette = Image.fromarray(np.concatenate(some)).quantize(256)
-    first, *rest = (
-        Image.fromarray(sheet).quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets
-    )  # fmt: skip
+    images = [Image.fromarray(sheet).quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets]
+    first, *rest = images
     save_image(first, path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)

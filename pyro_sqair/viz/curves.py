@@ -50,10 +50,12 @@ def draw_curves(log: str | Path | Iterable[Mapping[str, Any]], path: str | Path)
     _curve(count, validation, "count_accuracy", _VALIDATION, "validation", marker="o")
     _curve(gradient, training, "gradient_norm", _TRAIN, "training")
     bound.set(ylabel="bound (nats a frame)")
-    count.set(ylabel="count accuracy", ylim=(-0.03, 1.03))
-    gradient.set(ylabel="gradient norm", xlabel="step", yscale="log", xlim=(0, training[-1]["step"]))
+    count.set(ylabel="count accuracy\n(validation)", ylim=(-0.03, 1.03))
+    gradient.set(ylabel="gradient norm", xlabel="step", xlim=(0, training[-1]["step"]))
+    if any(record["gradient_norm"] for record in training):  # matplotlib takes no logarithms of nothing
+        gradient.set_yscale("log")
     bound.legend(loc="lower right", frameon=False)
-    _leave_out_the_start(bound, training)
+    _leave_out_the_start(bound, [*training, *validation])
     for axes in (bound, count, gradient):
         axes.spines[["top", "right"]].set_visible(False)
         _bands(axes, training, named=axes is bound)
@@ -70,13 +72,14 @@ def _curve(axes: Axes, records: Records, name: str, color: str, label: str, mark
         axes.plot(steps, values, color=color, label=label, linewidth=1.3, marker=marker, markersize=3)
 
 
-def _leave_out_the_start(axes: Axes, training: Records) -> None:
+def _leave_out_the_start(axes: Axes, records: Records) -> None:
     """Leaves out the first steps: their thousands of nats would flatten all that comes after."""
-    values = np.array([record["bound"] for record in training], dtype=float)
+    values = np.array([record["bound"] for record in records if "bound" in record], dtype=float)
     values = values[np.isfinite(values)]
     if len(values) >= 20:
         low, high = np.quantile(values, 0.1), values.max()
-        axes.set_ylim(bottom=low - 0.5 * max(high - low, 1.0))
+        span = max(high - low, 1.0)
+        axes.set_ylim(low - 0.5 * span, high + 0.1 * span)
 
 
 def _bands(axes: Axes, training: Records, named: bool) -> None:

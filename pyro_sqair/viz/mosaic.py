@@ -81,9 +81,8 @@ class Mosaic:
         self, words: str, x: float, y: float, size: float, *, align: str = "center", turned: bool = False
     ) -> None:
         """Writes words centred in height on (x, y), `size` pixels high; if `turned`, from bottom to top."""
-        self._axes.text(
-            x, y, words, fontsize=size, color=INK, ha=align, va="center", rotation=90 if turned else 0
-        )  # fmt: skip
+        angle = 90 if turned else 0
+        self._axes.text(x, y, words, fontsize=size, color=INK, ha=align, va="center", rotation=angle)
 
     def divider(self, x: float, top: float, bottom: float) -> None:
         """Draws an upright dashed line."""

@@ -63,8 +63,8 @@ def test_a_failing_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         save_checkpoint(path, payload(module, step=lambda: 0))
     assert path.read_bytes() == before
 
-    def full_disk(entries: dict[str, Any], file: Any) -> None:
-        file.write(b"half of it")
+    def full_disk(entries: dict[str, Any], file: Path) -> None:
+        file.write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)

@@ -49,16 +49,23 @@ def test_against_the_loop_written_out(bench) -> None:
     pyro.clear_param_store()
     objective = VIMCO(2, max_plate_nesting=1)(model, guide)
     optimizer = torch.optim.Adam(objective.parameters(), fused=True)
+    losses, norms = [], []
     for step in range(24):
         length = sequence_length(step, config)
         generator = torch.Generator(bench.device).manual_seed(derive_seed("batch", config.seed, step))
         optimizer.zero_grad()
-        (objective(trainer.source.sample(4, length, generator).frames) / 4 / length).backward()
-        nn.utils.clip_grad_norm_(objective.parameters(), 1.0)
+        loss = objective(trainer.source.sample(4, length, generator).frames) / 4 / length
+        loss.backward()
+        losses.append(loss.item())
+        norms.append(nn.utils.clip_grad_norm_(objective.parameters(), 1.0).item())
         optimizer.param_groups[0]["lr"] = learning_rate(step, config)
         optimizer.step()
     for name, tensor in objective.state_dict().items():
         torch.testing.assert_close(trainer.objective.state_dict()[name], tensor, rtol=1e-5, atol=1e-6)
+    for record, stop in zip(log(trainer), (5, 10, 15, 20, 24), strict=True):
+        steps = slice(stop - 5 if stop < 24 else 20, stop)
+        assert record["bound"] == pytest.approx(-sum(losses[steps]) / len(losses[steps]), rel=1e-4)
+        assert record["gradient_norm"] == pytest.approx(sum(norms[steps]) / len(norms[steps]), rel=1e-4)
 
 
 def test_it_learns(bench) -> None:

@@ -83,6 +83,13 @@ def test_the_start_does_not_flatten_the_rest(tmp_path: Path) -> None:
     assert rows.max() - rows.min() > 0.15 * len(picture)
 
 
+def test_the_shortest_run_can_be_drawn(tmp_path: Path) -> None:
+    draw_curves([training(1, bound=None, gradient_norm=None)], tmp_path / "empty.png")
+    draw_curves([training(1), {"kind": "validation", "step": 1, "bound": 490.0}], tmp_path / "one.png")
+    assert not pixels_of(read(tmp_path / "empty.png")[:200], VALIDATION).any()
+    assert pixels_of(read(tmp_path / "one.png"), VALIDATION).any()
+
+
 def test_only_a_run_can_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected records of training"):
         draw_curves([{"kind": "validation", "step": 1}], tmp_path / "curves.png")

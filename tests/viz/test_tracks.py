@@ -73,9 +73,9 @@ def test_input_is_above_and_without_boxes(tmp_path: Path, moving_box: Callable) 
     frames, rollout = moving_box(steps=3, batch=2)
     draw_tracks(frames, rollout, tmp_path / "tracks.png")
     picture = read(tmp_path / "tracks.png")
-    assert pixels_of(picture, INPUT).sum() == 3 * 2 * 40 * 50 * ZOOM**2
-    _, _, top, _ = extent(pixels_of(picture, RECONSTRUCTION))
-    assert not pixels_of(picture, color_of(0))[:top].any()
+    assert pixels_of(picture, INPUT).sum() == 3 * 2 * 40 * 50 * ZOOM**2  # so no box hides any of it
+    above, below = (extent(pixels_of(picture, color))[2] for color in (INPUT, RECONSTRUCTION))
+    assert 40 * ZOOM < below - above < 45 * ZOOM
 
 
 def test_at_most_so_many_sequences_and_frames(tmp_path: Path, moving_box: Callable) -> None:

@@ -1,0 +1,134 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Presets: everything that makes up an experiment on moving digits, under one name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_sqair.data import (
+    DigitImages,
+    MotionConfig,
+    MovingDigits,
+    embedded_digits,
+    gentle_motion,
+    mnist_digits,
+    published_motion,
+)
+from pyro_sqair.guides import SQAIRGuide
+from pyro_sqair.models import SQAIR, FixedCount
+from pyro_sqair.networks import SetEncoder
+from pyro_sqair.scene import SceneConfig
+from pyro_sqair.training import TrainingConfig, published
+
+
+@dataclass(frozen=True)
+class Preset:
+    """An experiment on moving digits.
+
+    Attributes:
+        name: what it is called on the command line.
+        digits: where the digits come from, "embedded" (scikit-learn's) or "mnist".
+        motion: how they move.
+        scene: sizes of images, glimpses and latents.
+        hidden_size: units of every network.
+        object_costs: nats an object costs in the first frame and in later ones (a fixed count prior); None for the
+            paper's learned count prior.
+        training: how to train.
+    """
+
+    name: str
+    digits: str
+    motion: MotionConfig
+    scene: SceneConfig
+    hidden_size: int
+    object_costs: tuple[float, float] | None = None
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def identity(self) -> dict[str, Any]:
+        """What a checkpoint must agree on to be of this model."""
+        return {
+            "program": "sqair",
+            "scene": asdict(self.scene),
+            "hidden_size": self.hidden_size,
+            "object_costs": self.object_costs,
+        }
+
+    def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> MovingDigits:
+        """The moving digits, made on the fly on ``device``.
+
+        Args:
+            split: "train" or "test".
+            device: where sequences are made and held.
+            mnist: folder with MNIST's files; None downloads them. The embedded digits do not need it.
+        """
+        digits: DigitImages = embedded_digits(split) if self.digits == "embedded" else mnist_digits(split, mnist)
+        return MovingDigits(digits, self.motion, device)
+
+    def programs(self) -> tuple[SQAIR, SQAIRGuide]:
+        """A model and its guide with fresh weights; they share the encoder of propagated objects."""
+        encoder = SetEncoder(self.scene.what_dim, self.hidden_size)
+        count = None if self.object_costs is None else FixedCount(*self.object_costs)
+        model = SQAIR.build(self.scene, self.hidden_size, encoder, count)
+        return model, SQAIRGuide.build(self.scene, self.hidden_size, encoder)
+
+
+def embedded_digits_preset() -> Preset:
+    """Up to two of scikit-learn's digits in gentle motion: learns to count and track in minutes on two CPU cores."""
+    return Preset(
+        name="embedded-digits",
+        digits="embedded",
+        motion=gentle_motion(),
+        scene=SceneConfig(num_slots=2, what_dim=16),
+        hidden_size=128,
+        object_costs=(5.0, 10.0),
+        training=TrainingConfig(steps=1500, curriculum=((3, 1.0),)),
+    )
+
+
+def moving_mnist_preset() -> Preset:
+    """MNIST with the published motion, for 40 minutes on two CPU cores."""
+    return Preset(
+        name="moving-mnist",
+        digits="mnist",
+        motion=published_motion(),
+        scene=SceneConfig(num_slots=3, what_dim=32),
+        hidden_size=128,
+        training=TrainingConfig(),
+    )
+
+
+def paper_preset() -> Preset:
+    """The published experiment and recipe (Kosiorek et al. 2018, Appendix D): days on a GPU."""
+    return Preset(
+        name="paper",
+        digits="mnist",
+        motion=published_motion(),
+        scene=SceneConfig(num_slots=3, what_dim=50),
+        hidden_size=256,
+        training=published(),
+    )
+
+
+PRESETS: dict[str, Callable[[], Preset]] = {
+    "embedded-digits": embedded_digits_preset,
+    "moving-mnist": moving_mnist_preset,
+    "paper": paper_preset,
+}
+
+
+def preset(name: str) -> Preset:
+    """Looks a preset up.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"expected a preset among {sorted(PRESETS)}, got {name!r}")
+    return PRESETS[name]()

@@ -1,0 +1,93 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Running a trained model and guide: reconstructing, predicting and dreaming up video."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import pyro.poutine as poutine
+import torch
+from torch import Tensor
+
+from pyro_sqair.frames import check_values
+from pyro_sqair.scene import Objects, State, stack_objects
+
+Program = Callable[..., list[State]]
+
+
+class Rollout(NamedTuple):
+    """Objects and images over time.
+
+    Attributes:
+        objects: shape ``[T, B, N]``.
+        image: the renderer's mean, shape ``[T, B, C, H, W]``.
+    """
+
+    objects: Objects
+    image: Tensor
+
+
+def _rollout(states: list[State]) -> Rollout:
+    images = [state.image for state in states]
+    assert all(image is not None for image in images)
+    return Rollout(stack_objects([state.objects for state in states]), torch.stack(images))  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def infer_objects(guide: Program, frames: Tensor) -> Objects:
+    """One draw of the objects from the guide.
+
+    Args:
+        guide: an inference program.
+        frames: video, shape ``[T, B, C, H, W]``, values in [0, 1].
+
+    Returns:
+        Objects, shape ``[T, B, N]``.
+    """
+    check_values(frames)
+    return stack_objects([state.objects for state in guide(frames)])
+
+
+def reconstruct(model: Program, guide: Program, frames: Tensor) -> Rollout:
+    """Infers the objects of a video and renders them.
+
+    Args:
+        model: a generative program.
+        guide: its inference program.
+        frames: video, shape ``[T, B, C, H, W]``, values in [0, 1].
+    """
+    return predict(model, guide, frames, len(frames))
+
+
+@torch.no_grad()
+def predict(model: Program, guide: Program, frames: Tensor, steps: int) -> Rollout:
+    """Infers the objects of the frames that are seen, then lets the model imagine the rest.
+
+    The guide runs on the frames it sees; the model is replayed on that trace and runs on.
+
+    Args:
+        model: a generative program.
+        guide: its inference program.
+        frames: the frames that are seen, shape ``[S, B, C, H, W]``, values in [0, 1].
+        steps: the number T >= S of frames in all.
+    """
+    check_values(frames)
+    if steps < len(frames):
+        raise ValueError(f"expected steps of at least the {len(frames)} frames that are seen, got {steps}")
+    trace = poutine.trace(guide).get_trace(frames)
+    return _rollout(poutine.replay(model, trace=trace)(frames, steps))
+
+
+@torch.no_grad()
+def generate(model: Program, like: Tensor, steps: int) -> Rollout:
+    """Draws video from the prior.
+
+    Args:
+        model: a generative program.
+        like: frames whose batch size, image size, dtype and device to take, shape ``[S, B, C, H, W]``.
+        steps: the number T of frames.
+    """
+    return _rollout(model(like[:0], steps))

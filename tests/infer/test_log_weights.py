@@ -1,0 +1,361 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Per-datum log weights: their shape, plates, masks, scales and errors."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.poutine.plate_messenger import block_plate
+from torch import Tensor
+
+from pyro_sqair.infer import VIMCO
+from pyro_sqair.infer.log_weights import LogWeights, log_weights
+from pyro_sqair.infer.plates import guess_max_plate_nesting
+
+X = torch.tensor([0.5, -1.0, 2.0])
+
+
+def weigh(model, guide, *args, particles: int = 4) -> LogWeights:
+    nesting = guess_max_plate_nesting(model, guide, args, {})
+    return log_weights(model, guide, args, num_particles=particles, max_plate_nesting=nesting)
+
+
+def drawn(particles: int, name: str, model, guide, *args) -> tuple[LogWeights, Tensor]:
+    """The log weights, and the value that the guide drew at a site."""
+    seen = {}
+
+    def spying(*args):
+        with poutine.trace() as tracer:
+            guide(*args)
+        seen[name] = tracer.trace.nodes[name]["value"]
+
+    return weigh(model, spying, *args, particles=particles), seen[name]
+
+
+def normal(x, loc, scale=1.0):
+    return dist.Normal(loc, scale).log_prob(x)
+
+
+def plain_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def plain_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.5 * x, 0.8))
+
+
+@pytest.mark.parametrize("particles", [1, 4])
+def test_weights_are_per_particle_and_datum(particles):
+    out, z = drawn(particles, "z", plain_model, plain_guide, X)
+    assert z.shape == (particles, 3)
+    torch.testing.assert_close(out.log_likelihood, normal(X, z))
+    torch.testing.assert_close(out.log_weight, normal(X, z) + normal(z, 0.0) - normal(z, 0.5 * X, 0.8))
+    assert out.score is None
+    assert out.scale == 1.0
+
+
+def test_score_is_log_q_of_discrete_draws_only():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(0.5))
+            z = pyro.sample("z", dist.Normal(b, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("b", dist.Bernoulli(torch.tensor([0.2, 0.5, 0.9])))
+            pyro.sample("z", dist.Normal(x, 1.0))
+
+    out, b = drawn(4, "b", model, guide, X)
+    torch.testing.assert_close(out.score, dist.Bernoulli(torch.tensor([0.2, 0.5, 0.9])).log_prob(b))
+
+
+@pytest.mark.parametrize("how", ["poutine", "distribution", "blanked"])
+def test_mask_hides_the_weight_but_not_the_score(how):
+    """A masked draw was made all the same, and others may depend on it."""
+    mask = torch.tensor([True, False, False])
+    q = dist.Bernoulli(torch.tensor([0.2, 0.5, 0.9]))
+
+    def draw(fn):
+        if how == "poutine":
+            with poutine.mask(mask=mask):
+                return pyro.sample("b", fn)
+        return pyro.sample("b", fn.mask(mask if how == "distribution" else False))
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            draw(dist.Bernoulli(0.3))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            draw(q)
+
+    out, b = drawn(4, "b", model, guide, X)
+    shown = torch.zeros(3) if how == "blanked" else mask.float()
+    torch.testing.assert_close(
+        out.log_weight, normal(X, 0.0) + shown * (dist.Bernoulli(0.3).log_prob(b) - q.log_prob(b))
+    )
+    torch.testing.assert_close(out.score, q.log_prob(b))
+
+
+def test_mask_of_false_for_the_whole_program():
+    out = weigh(poutine.mask(plain_model, mask=False), poutine.mask(plain_guide, mask=False), X)
+    torch.testing.assert_close(out.log_weight, torch.zeros(4, 3))
+
+
+def test_scale_acts_inside_the_weight():
+    out, z = drawn(4, "z", poutine.scale(plain_model, scale=3.0), plain_guide, X)
+    torch.testing.assert_close(out.log_weight, 3 * (normal(X, z) + normal(z, 0.0)) - normal(z, 0.5 * X, 0.8))
+    assert out.scale == 1.0
+
+
+def test_batch_plate_subsampling_scales_the_bound_from_outside():
+    def model(x):
+        with pyro.plate("data", 30, subsample=torch.arange(3)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with poutine.scale(scale=2.0):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 30, subsample=torch.arange(3)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.8))
+
+    out, z = drawn(4, "z", model, guide, X)
+    assert out.scale == 10.0
+    torch.testing.assert_close(out.log_weight, 2 * normal(X, z) + normal(z, 0.0) - normal(z, 0.5 * X, 0.8))
+    elbo = VIMCO(4)
+    elbo.loss(model, guide, X)  # finds the plates by a trial run, which draws too
+    pyro.set_rng_seed(1)
+    per_datum = elbo.surrogate(model, guide, X)
+    pyro.set_rng_seed(1)
+    torch.testing.assert_close(elbo.differentiable_loss(model, guide, X), -10 * per_datum.sum())
+    pyro.set_rng_seed(1)
+    assert elbo.loss(model, guide, X) == pytest.approx(-10 * per_datum.sum().item(), rel=1e-6)
+
+
+def test_inner_plates_are_summed_and_their_subsampling_stays_inside():
+    y = torch.randn(2, 3)
+
+    def model(y):
+        with pyro.plate("data", 3, dim=-1):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            with pyro.plate("pixels", 8, subsample=torch.arange(2), dim=-2):
+                pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    def guide(y):
+        with pyro.plate("data", 3, dim=-1):
+            pyro.sample("z", dist.Normal(0.5, 0.8))
+
+    out, z = drawn(4, "z", model, guide, y)
+    assert z.shape == (4, 1, 3)
+    assert out.log_weight.shape == (4, 3)
+    assert out.scale == 1.0
+    z = z[:, 0]
+    pixels = 4 * (normal(y[0], z) + normal(y[1], z))
+    torch.testing.assert_close(out.log_weight, pixels + normal(z, 0.0) - normal(z, 0.5, 0.8))
+
+
+def test_two_batch_plates_around_an_unused_dimension():
+    def model(y):
+        with pyro.plate("rows", 2, dim=-3), pyro.plate("columns", 3, dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(0.4))
+            with pyro.plate("views", 5, dim=-2):
+                pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+    def guide(y):
+        with pyro.plate("rows", 2, dim=-3), pyro.plate("columns", 3, dim=-1):
+            pyro.sample("z", dist.Bernoulli(0.7))
+
+    y = torch.randn(2, 5, 3)
+    out, z = drawn(4, "z", model, guide, y)
+    prior, q = dist.Bernoulli(0.4).log_prob(z), dist.Bernoulli(0.7).log_prob(z)
+    assert out.log_weight.shape == out.score.shape == (4, 2, 3)
+    torch.testing.assert_close(out.log_weight, (normal(y, z).sum(-2, True) + prior - q)[..., 0, :])
+    torch.testing.assert_close(out.score, q[..., 0, :])
+
+
+def test_sequential_plates_and_deterministic_sites_do_not_matter():
+    def model(x):
+        pyro.deterministic("half", x / 2)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            for i in pyro.plate("views", 2):
+                pyro.sample(f"x_{i}", dist.Normal(z, 1.0), obs=x)
+
+    out, z = drawn(4, "z", model, plain_guide, X)
+    torch.testing.assert_close(out.log_weight, 2 * normal(X, z) + normal(z, 0.0) - normal(z, 0.5 * X, 0.8))
+
+
+def test_pair_without_plates_is_one_datum():
+    def model():
+        z = pyro.sample("z", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=X)
+
+    def guide():
+        pyro.sample("z", dist.Normal(X, 1.0).to_event(1))
+
+    out, z = drawn(4, "z", model, guide)
+    assert z.shape == (4, 3)
+    torch.testing.assert_close(out.log_weight, (normal(X, z) + normal(z, 0.0) - normal(z, X)).sum(-1))
+
+
+def test_sites_without_particle_or_batch_dimensions_broadcast():
+    """An observed site whose distribution does not depend on the particle, and a factor of one number."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
+            pyro.factor("bonus", torch.tensor(7.0))
+
+    out, z = drawn(4, "z", model, plain_guide, X)
+    torch.testing.assert_close(out.log_likelihood, (normal(X, 0.0) + 7).expand(4, 3))
+    torch.testing.assert_close(out.log_weight, normal(X, 0.0) + 7 + normal(z, 0.0) - normal(z, 0.5 * X, 0.8))
+
+
+def test_auxiliary_guide_site_counts_in_q():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            u = pyro.sample("u", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True})
+            pyro.sample("z", dist.Delta(2 * u, log_density=-torch.log(torch.tensor(2.0))))
+
+    out, z = drawn(4, "z", plain_model, guide, X)
+    torch.testing.assert_close(out.log_weight, normal(X, z) + normal(z, 0.0) - normal(z, 0.0, 2.0))
+
+
+def test_pyro_autoguide_works():
+    guide = pyro.infer.autoguide.AutoNormal(plain_model)
+    out = weigh(plain_model, guide, X)
+    assert out.log_weight.shape == (4, 3)
+
+
+def test_trial_run_leaves_outer_handlers_alone():
+    with poutine.trace() as tracer:
+        assert guess_max_plate_nesting(plain_model, plain_guide, (X,), {}) == 1
+    assert not tracer.trace.nodes
+
+
+def test_double_precision_is_kept():
+    out = weigh(plain_model, plain_guide, X.double())
+    assert out.log_weight.dtype == torch.float64
+
+
+def outside(x):
+    pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    plain_model(x)
+
+
+def outside_guide(x):
+    pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+    plain_guide(x)
+
+
+def test_site_outside_the_batch_plate():
+    with pytest.raises(
+        ValueError, match=r"(?s)inside plate 'data'.*'x'.*got 'scale' outside.*make them parameters"
+    ):
+        VIMCO(3).loss(outside, outside_guide, X)
+
+
+def test_guide_plate_of_another_name():
+    def guide(x):
+        with pyro.plate("items", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="inside plate 'data'.* got 'z' outside"):
+        VIMCO(3).loss(plain_model, guide, X)
+
+
+def test_undeclared_batch_dimension():
+    def model(x):
+        pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]))
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([3]), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]))
+
+    with pytest.raises(ValueError, match=r"site 'z'.*\[4, 1\].*got \[4, 3\].*to_event"):
+        log_weights(model, guide, (X,), num_particles=4, max_plate_nesting=1)
+    with pytest.raises(ValueError, match='site "z", invalid log_prob shape'):  # found by the trial run
+        VIMCO(4).loss(model, guide, X)
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_enumerated_site(where):
+    def program(x, observed, marked):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample(
+                "b", dist.Bernoulli(0.5), infer={"enumerate": "parallel"} if marked == "b" else None
+            )
+            if observed:
+                c = pyro.sample(
+                    "c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"} if marked == "c" else None
+                )
+                pyro.sample("x", dist.Normal(b + c, 1.0), obs=x)
+
+    marked = "c" if where == "model" else "b"
+    with pytest.raises(ValueError, match=f"got site '{marked}' of the {where} marked for enumeration. Drop"):
+        VIMCO(3).loss(lambda x: program(x, True, marked), lambda x: program(x, False, marked), X)
+
+
+def test_unmatched_sites_are_named():
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("zz", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(
+        ValueError,
+        match="(?s)in the model but not in the guide: 'z'.*in the guide but not in the model: 'zz'",
+    ):
+        VIMCO(3).loss(plain_model, guide, X)
+
+
+def test_draw_shared_by_particles():
+    def sharing(x):
+        with block_plate("particles", strict=False), pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.8).has_rsample_(False))
+
+    with pytest.raises(ValueError, match="'z' to be drawn once per particle"):
+        VIMCO(3).differentiable_loss(plain_model, sharing, X)
+
+
+def test_no_sites():
+    with pytest.raises(ValueError, match="to have sample sites"):
+        log_weights(lambda: None, lambda: None, num_particles=2, max_plate_nesting=0)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_nan_is_traced_to_its_site_only_under_validation():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            y = pyro.sample("y", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(y * float("nan"), 1.0, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(0.0, 1.0))
+
+    with pytest.raises(ValueError, match="NaN at site 'x' of the model"):
+        log_weights(model, guide, (X,), num_particles=4, max_plate_nesting=1)
+    with pyro.validation_enabled(False):
+        assert log_weights(model, guide, (X,), num_particles=4, max_plate_nesting=1).log_weight.isnan().all()
+
+
+def test_infinities_that_cancel_are_named():
+    def model(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.factor("up", torch.tensor(float("inf")))
+            pyro.factor("down", torch.tensor(-float("inf")))
+
+    with pytest.raises(ValueError, match="infinities that cancel at 'up \\(model\\)', 'down \\(model\\)'"):
+        log_weights(model, plain_guide, (X,), num_particles=4, max_plate_nesting=1)
