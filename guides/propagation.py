@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from pyro_sqair.distributions import CorrelatedNormal
 from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
 from pyro_sqair.networks import GRU, MLP, VanillaRNN, join
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene import Objects, occupied, pad_slots
 from pyro_sqair.shapes import batch_shape
 from pyro_sqair.slots import Slots
 
@@ -111,6 +111,8 @@ class PropagationGuide(nn.Module):
         Returns:
             h_t^T, shape ``[*, N, hidden]``.
         """
+        previous = occupied(previous)
+        memory = memory[..., : previous.pres.shape[-1], :]
         # Lines 6-8 depend on the previous frame only, so they are done for all objects at once.
         mask = self.mask(memory)
         proposal = previous.where + 0.1 * self.proposal(memory)
@@ -139,4 +141,4 @@ class PropagationGuide(nn.Module):
             pres = pyro.sample("pres", dist.Bernoulli(logits=logits))  # line 15, Eq. 13
             other = join(what, where, pres.unsqueeze(-1))  # line 16
         batch = batch_shape(*(m.shape for m in memories))
-        return torch.stack([m.expand(batch) for m in memories], -2)
+        return pad_slots(torch.stack([m.expand(batch) for m in memories], -2), slots.num)

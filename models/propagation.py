@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.networks import GRU
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene import Objects, occupied, pad_slots
 from pyro_sqair.slots import Slots
 
 
@@ -44,6 +44,8 @@ class GRUPropagationPrior(nn.Module):
         Returns:
             h_t, shape ``[*, N, hidden]``.
         """
+        previous = occupied(previous)
+        memory = memory[..., : previous.pres.shape[-1], :]
         memory = self.gru(torch.cat([previous.what, previous.where], -1), memory)
         pres, where, what, where_scale, what_scale = self.readout(memory).split(self.sizes, -1)
         logits = pres.squeeze(-1) + self.presence_bias
@@ -52,4 +54,4 @@ class GRUPropagationPrior(nn.Module):
             pyro.sample("pres", dist.Bernoulli(logits=logits[..., i]))
             pyro.sample("where", dist.Normal(where[..., i, :], where_scale[..., i, :]).to_event(1))
             pyro.sample("what", dist.Normal(what[..., i, :], what_scale[..., i, :]).to_event(1))
-        return memory
+        return pad_slots(memory, slots.num)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_sqair.shapes import batch_shape
@@ -159,6 +160,11 @@ def occupied(objects: Objects) -> Objects:
         return objects
     num = max(int(objects.count.max()), 1)
     return Objects(*(field.narrow(objects.pres.dim() - 1, 0, num) for field in objects))
+
+
+def pad_slots(memory: Tensor, num_slots: int) -> Tensor:
+    """Fills up with zeros for the slots that :func:`occupied` left out: ``[*, n, M]`` to ``[*, N, M]``."""
+    return F.pad(memory, (0, 0, 0, num_slots - memory.shape[-2]))
 
 
 def stack_objects(scenes: list[Objects]) -> Objects:
