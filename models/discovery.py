@@ -45,7 +45,7 @@ class CategoricalCount(nn.Module):
             first: whether this is the first frame.
         """
         logits = self.bias if first else self.bias + self.later
-        fraction = propagated.count.unsqueeze(-1) / propagated.pres.shape[-1]
+        fraction = propagated.num_present.unsqueeze(-1) / propagated.pres.shape[-1]
         return F.elu(logits + self.mlp(fraction))
 
 
@@ -64,9 +64,7 @@ class FixedCount(nn.Module):
     def forward(self, propagated: Objects, first: bool) -> Tensor:
         """Logits of D = 0 ... N before truncation, shape ``[N + 1]``."""
         pres = propagated.pres
-        return -self.costs[0 if first else 1] * torch.arange(
-            pres.shape[-1] + 1, dtype=pres.dtype, device=pres.device
-        )
+        return -self.costs[0 if first else 1] * torch.arange(pres.shape[-1] + 1, dtype=pres.dtype, device=pres.device)
 
 
 def presence_logits(count_logits: Tensor, room: Tensor) -> Tensor:
@@ -131,14 +129,12 @@ class DiscoveryPrior(nn.Module):
         count: the count prior; the default is :class:`CategoricalCount`.
     """
 
-    def __init__(
-        self, num_slots: int, what_dim: int, encoder: SetEncoder, count: nn.Module | None = None
-    ) -> None:
+    def __init__(self, num_slots: int, what_dim: int, encoder: SetEncoder, count: nn.Module | None = None) -> None:
         super().__init__()
         self.encoder = encoder
         self.count = CategoricalCount(num_slots) if count is None else count
         self.where = AutoregressiveWhere(encoder.output_size + 1)
-        self.register_buffer("what_loc", torch.zeros(what_dim), persistent=False)
+        self.what_dim = what_dim
 
     def forward(self, propagated: Objects, slots: Slots, first: bool) -> None:
         """Draws ``pres``, ``where`` and ``what`` in every slot.
@@ -149,12 +145,14 @@ class DiscoveryPrior(nn.Module):
             first: whether this is the first frame.
         """
         num_slots = propagated.pres.shape[-1]
-        logits = presence_logits(self.count(propagated, first), num_slots - propagated.count)
-        fraction = propagated.count.unsqueeze(-1) / num_slots
+        logits = presence_logits(self.count(propagated, first), num_slots - propagated.num_present)
+        fraction = propagated.num_present.unsqueeze(-1) / num_slots
         context = join(self.encoder(propagated), fraction)
-        where, state = self.where.initial_where, self.where.initial_state
+        where: Tensor = self.where.initial_where
+        state: Tensor = self.where.initial_state
+        standard = propagated.what.new_zeros(self.what_dim)
         for i in slots:
             pyro.sample("pres", dist.Bernoulli(logits=logits[..., i]))
             law, state = self.where(context, where, state)
             where = pyro.sample("where", law)
-            pyro.sample("what", dist.Normal(self.what_loc, 1.0).to_event(1))
+            pyro.sample("what", dist.Normal(standard, 1.0).to_event(1))

@@ -68,7 +68,10 @@ class CorrelatedNormal(TorchDistribution):
         factor: L, lower triangular with a positive diagonal, shape ``[E, E]``.
     """
 
-    arg_constraints = {"loc": constraints.real_vector, "scale": constraints.independent(constraints.positive, 1)}
+    arg_constraints = {
+        "loc": constraints.real_vector,
+        "scale": constraints.independent(constraints.positive, 1),
+    }
     support = constraints.real_vector
     has_rsample = True
 
@@ -90,9 +93,7 @@ class CorrelatedNormal(TorchDistribution):
         return CorrelatedNormal(self.loc.expand(shape), self.scale.expand(shape), self.factor, validate_args=False)
 
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
-        noise = torch.randn(
-            *sample_shape, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device
-        )
+        noise = torch.randn(*sample_shape, *self.loc.shape, dtype=self.loc.dtype, device=self.loc.device)
         return self.loc + self.scale * (noise @ self.factor.mT)
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -74,7 +74,8 @@ class VanillaRNN(nn.Module):
 
     def context(self, *parts: Tensor) -> Tensor:
         """The context's share of the pre-activation; each part at the batch shape it has, shape ``[*, hidden]``."""
-        total, start = self.input.bias, 0
+        total: Tensor = self.input.bias
+        start = 0
         for part, size in zip(parts, self.context_sizes, strict=True):
             total = total + F.linear(part, self.input.weight[:, start : start + size])
             start += size

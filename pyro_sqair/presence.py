@@ -49,7 +49,7 @@ class GatedPresence(TorchDistribution):
     def variance(self) -> Tensor:
         return self.base.variance * self.open
 
-    def expand(self, shape: torch.Size, _instance: object = None) -> GatedPresence:  # type: ignore[override]
+    def expand(self, shape: torch.Size, _instance: object = None) -> GatedPresence:
         return GatedPresence(self.base.expand(shape), self.open.expand(shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -87,7 +87,7 @@ class IfPresent(TorchDistribution):
         return self.base.support
 
     @property
-    def has_rsample(self) -> bool:  # type: ignore[override]
+    def has_rsample(self) -> bool:
         return self.base.has_rsample
 
     @property
@@ -98,7 +98,7 @@ class IfPresent(TorchDistribution):
     def variance(self) -> Tensor:
         return self.base.variance
 
-    def expand(self, shape: torch.Size, _instance: object = None) -> IfPresent:  # type: ignore[override]
+    def expand(self, shape: torch.Size, _instance: object = None) -> IfPresent:
         return IfPresent(self.base.expand(shape), self.answer)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
@@ -118,5 +118,7 @@ class IfPresent(TorchDistribution):
     def score_parts(self, value: Tensor) -> ScoreParts:
         # What is drawn can sway 'pres' even where the object ends up absent: a score, unlike a weight, is never masked.
         parts = self.base.score_parts(value)
-        entropy = self._where_present(parts.entropy_term) if isinstance(parts.entropy_term, Tensor) else 0
+        entropy = parts.entropy_term
+        if isinstance(entropy, Tensor):  # else the number 0
+            entropy = self._where_present(entropy)
         return ScoreParts(self._where_present(parts.log_prob), parts.score_function, entropy)

@@ -59,7 +59,7 @@ class Objects(NamedTuple):
     id: Tensor
 
     @property
-    def count(self) -> Tensor:
+    def num_present(self) -> Tensor:
         """The number of present objects, shape ``[*]``, floating point."""
         return self.pres.sum(-1)
 
@@ -107,7 +107,11 @@ def initial_state(batch: int, num_slots: int, what_dim: int, like: Tensor, memor
 
 
 def merge(
-    propagated: Objects, discovered: Objects, next_id: Tensor, memory: Tensor | None = None, fresh: Tensor | None = None
+    propagated: Objects,
+    discovered: Objects,
+    next_id: Tensor,
+    memory: Tensor | None = None,
+    fresh: Tensor | None = None,
 ) -> State:
     """Joins propagated and discovered objects into O_t = P_t u D_t: present ones first, in order.
 
@@ -158,7 +162,7 @@ def occupied(objects: Objects) -> Objects:
     """
     if objects.pres.device.type != "cpu":
         return objects
-    num = max(int(objects.count.max()), 1)
+    num = max(int(objects.num_present.max()), 1)
     return Objects(*(field.narrow(objects.pres.dim() - 1, 0, num) for field in objects))
 
 

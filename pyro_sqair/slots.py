@@ -17,9 +17,11 @@ else counts only where the object is present (contracts C3-C5).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
@@ -35,7 +37,7 @@ class Prefix(Messenger):
         super().__init__()
         self.prefix = prefix
 
-    def _process_message(self, msg: dict) -> None:  # type: ignore[override]
+    def _process_message(self, msg: Message) -> None:
         if msg["type"] == "sample" and not site_is_subsample(msg):
             msg["name"] = f"{self.prefix}/{msg['name']}"
 
@@ -50,7 +52,7 @@ class _Slot(Messenger):
         self.answer: list[Tensor] = []
         self.draws: dict[str, Tensor] = {}
 
-    def _pyro_sample(self, msg: dict) -> None:
+    def _pyro_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
             return
         if msg["name"] == "pres":
@@ -59,7 +61,7 @@ class _Slot(Messenger):
             msg["fn"] = IfPresent(msg["fn"], self.answer)
         msg["name"] = self.prefix + msg["name"]
 
-    def _pyro_post_sample(self, msg: dict) -> None:
+    def _pyro_post_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
             return
         # By now the handlers outside have lengthened the name, so look for this slot's own part of it.

@@ -84,7 +84,9 @@ def crop(image: Tensor, where: Tensor, glimpse_size: tuple[int, int]) -> Tensor:
     ys = _centres(height, where.dtype, where.device) * scale[..., 1:] + shift[..., 1:]
     grid = torch.stack(torch.broadcast_tensors(xs.unsqueeze(-2), ys.unsqueeze(-1)), -1)  # [num, copies, h, w, 2]
     glimpse = F.grid_sample(
-        image.reshape(num, *image.shape[-3:]), grid.reshape(num, copies * height, width, 2), align_corners=False
+        image.reshape(num, *image.shape[-3:]),
+        grid.reshape(num, copies * height, width, 2),
+        align_corners=False,
     )
     glimpse = glimpse.reshape(num, -1, copies, height, width).permute(2, 0, 1, 3, 4)
     return glimpse.reshape(*extra, *batch, -1, height, width)

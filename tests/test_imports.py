@@ -96,9 +96,7 @@ def violations(path: str, source: str) -> list[str]:
     found = []
     for line, name in imported(source, package_of(path)):
         if name[0] in ("models", "guides"):
-            found.append(
-                f"{path}:{line}: {name[0]} is installed as pyro_sqair.{name[0]}: import it by that name"
-            )
+            found.append(f"{path}:{line}: {name[0]} is installed as pyro_sqair.{name[0]}: import it by that name")
         elif name[0] == "pyro_sqair" and layer_of(name) not in MAY_IMPORT[layer]:
             found.append(f"{path}:{line}: {layer} may not import {'.'.join(name)} ({layer_of(name)})")
     return found

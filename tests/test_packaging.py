@@ -91,9 +91,7 @@ def test_wheel_holds_every_module_and_nothing_beside_the_package(wheel: Path) ->
     with zipfile.ZipFile(wheel) as archive:
         files = archive.namelist()
     names = {
-        file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
-        for file in files
-        if file.endswith(".py")
+        file.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for file in files if file.endswith(".py")
     }
     assert names == set(modules())
     assert {file.split("/")[0] for file in files if ".dist-info/" not in file} == {"pyro_sqair"}

@@ -53,9 +53,7 @@ def crop_digits(images: Tensor, labels: Tensor) -> DigitImages:
         ValueError: if the shapes are wrong or an image is blank.
     """
     if images.ndim != 3 or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"expected images [M, H, W] and labels [M], got {list(images.shape)} and {list(labels.shape)}"
-        )
+        raise ValueError(f"expected images [M, H, W] and labels [M], got {list(images.shape)} and {list(labels.shape)}")
     ink = images > 0
     top, height = _extent(ink.any(2))
     left, width = _extent(ink.any(1))
@@ -90,8 +88,7 @@ def embedded_digits(split: str) -> DigitImages:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ImportError(
-            "the embedded digits come with scikit-learn, which is not installed: "
-            "pip install 'pyro_sqair[digits]'"
+            "the embedded digits come with scikit-learn, which is not installed: pip install 'pyro_sqair[digits]'"
         ) from error
     data = load_digits()
     # Classes come in runs 0, 1, ..., 9: a step of 7, prime to 10, keeps every class in both splits.

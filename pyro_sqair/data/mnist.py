@@ -92,8 +92,7 @@ def _parse(data: bytes, path: Path) -> Tensor:
     shape = struct.unpack(f">{content[3]}I", content[4:header])
     if len(content) - header != math.prod(shape):
         raise ValueError(
-            f"expected {math.prod(shape)} bytes after the header {list(shape)} of {path}, "
-            f"got {len(content) - header}"
+            f"expected {math.prod(shape)} bytes after the header {list(shape)} of {path}, got {len(content) - header}"
         )
     if 0 in shape:
         return torch.empty(shape, dtype=torch.uint8)

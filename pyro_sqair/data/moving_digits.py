@@ -194,9 +194,7 @@ class MovingDigits:
     def _symmetric(self, like: Tensor, limit: float, generator: torch.Generator) -> Tensor:
         return torch.rand(like.shape, generator=generator, device=self.device) * (2 * limit) - limit
 
-    def _accelerate(
-        self, velocity: Tensor, acceleration: Tensor, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def _accelerate(self, velocity: Tensor, acceleration: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         config = self.motion
         noise = torch.randn(velocity.shape, generator=generator, device=self.device)
         velocity = (velocity + acceleration).clamp(-config.max_speed, config.max_speed)

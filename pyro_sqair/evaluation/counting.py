@@ -35,9 +35,7 @@ def count_accuracy(pres: Tensor, count: Tensor) -> CountAccuracy:
     """
     check_presence(pres)
     if count.shape != pres.shape[:2]:
-        raise ValueError(
-            f"expected count of shape {list(pres.shape[:2])} as pres has, got {list(count.shape)}"
-        )
+        raise ValueError(f"expected count of shape {list(pres.shape[:2])} as pres has, got {list(count.shape)}")
     right = ((pres > 0.5).sum(-1) == count).double()
     return CountAccuracy(right.mean().item(), right.mean(1).tolist())
 

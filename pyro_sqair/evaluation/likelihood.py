@@ -84,9 +84,7 @@ def evaluate_likelihood(
         ValueError: if the frames have another shape, or a number is below 1.
     """
     if frames.dim() != 5 or 0 in frames.shape:
-        raise ValueError(
-            f"expected frames of shape [T, B, C, H, W], none of them 0, got {list(frames.shape)}"
-        )
+        raise ValueError(f"expected frames of shape [T, B, C, H, W], none of them 0, got {list(frames.shape)}")
     if chunk_sequences < 1 or chunk_particles < 1 or min(num_particles, default=1) < 1:
         raise ValueError(
             "expected num_particles, chunk_sequences and chunk_particles of at least 1, "

@@ -52,9 +52,7 @@ class VIMCO(ELBO):
         control_variate: ControlVariate = "geometric",
     ) -> None:
         if num_particles < 2:
-            raise ValueError(
-                f"expected num_particles >= 2 (each has the others as baseline), got {num_particles}"
-            )
+            raise ValueError(f"expected num_particles >= 2 (each has the others as baseline), got {num_particles}")
         if control_variate not in get_args(ControlVariate):
             kinds = get_args(ControlVariate)
             raise ValueError(f"expected control_variate in {kinds}, got {control_variate!r}")

@@ -69,9 +69,7 @@ class TrainingConfig:
         ):
             _expect(_is_int(getattr(self, name), 1), f"{name} to be a positive integer", getattr(self, name))
         for name in ("warmup_steps", "seed"):
-            _expect(
-                _is_int(getattr(self, name), 0), f"{name} to be an integer, 0 or more", getattr(self, name)
-            )
+            _expect(_is_int(getattr(self, name), 0), f"{name} to be an integer, 0 or more", getattr(self, name))
         for name in ("learning_rate", "final_learning_rate"):
             _expect(_is_positive(getattr(self, name)), f"{name} to be positive", getattr(self, name))
         _expect(self.optimizer in ("adam", "rmsprop"), "optimizer 'adam' or 'rmsprop'", self.optimizer)
@@ -89,9 +87,7 @@ class TrainingConfig:
         )
         # A configuration read back from JSON has lists here.
         object.__setattr__(self, "curriculum", _pairs("curriculum", self.curriculum))
-        object.__setattr__(
-            self, "learning_rate_changes", _pairs("learning_rate_changes", self.learning_rate_changes)
-        )
+        object.__setattr__(self, "learning_rate_changes", _pairs("learning_rate_changes", self.learning_rate_changes))
         self._check_pairs()
 
     def _check_pairs(self) -> None:

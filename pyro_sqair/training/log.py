@@ -33,9 +33,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
     """Adds a line. Numbers that JSON cannot write, NaN and ±∞, become null."""
-    line = json.dumps(
-        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
-    )
+    line = json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()})
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 

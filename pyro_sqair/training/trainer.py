@@ -85,9 +85,7 @@ class Trainer:
             raise ValueError(f"expected identity to be JSON-able, got {identity!r}") from error
         particles = getattr(elbo, "num_particles", config.num_particles)
         if particles != config.num_particles:
-            raise ValueError(
-                f"expected an estimator with config.num_particles={config.num_particles}, got {particles}"
-            )
+            raise ValueError(f"expected an estimator with config.num_particles={config.num_particles}, got {particles}")
         self.objective = elbo(model, guide)
         self.source, self.config, self.out, self.validate = source, config, Path(out), validate
         parameters = {k: p for k, p in self.objective.named_parameters() if p.requires_grad}
@@ -208,9 +206,7 @@ class Trainer:
         generator.manual_seed(derive_seed("batch", config.seed, self.step))
         frames = self.source.sample(config.batch_size, length, generator).frames
         if frames.shape[:2] != (length, config.batch_size):
-            raise ValueError(
-                f"expected frames of shape [{length}, {config.batch_size}, ...], got {list(frames.shape)}"
-            )
+            raise ValueError(f"expected frames of shape [{length}, {config.batch_size}, ...], got {list(frames.shape)}")
         if rehearse:
             self._rehearse(frames)
         loss = self.objective(frames) / (config.batch_size * length)

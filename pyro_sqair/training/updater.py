@@ -57,9 +57,7 @@ class Updater:
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = nn.utils.clip_grad_norm_(
-            self.parameters, self.clip_norm, error_if_nonfinite=False, foreach=True
-        )
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm, error_if_nonfinite=False, foreach=True)
         finite = torch.isfinite(norm) & torch.isfinite(loss.detach())
         for group in self.optimizer.param_groups:
             group["lr"] = rate

@@ -34,9 +34,7 @@ class Mosaic:
 
     def __init__(self, width: int, height: int, zoom: int) -> None:
         if min(width, height, zoom) < 1:
-            raise ValueError(
-                f"expected width, height and zoom of at least 1, got {width}, {height} and {zoom}"
-            )
+            raise ValueError(f"expected width, height and zoom of at least 1, got {width}, {height} and {zoom}")
         self.zoom = zoom
         self._sheet = np.full((height, width, 3), 255, dtype=np.uint8)
         # At 72 dots per inch a point is a pixel, in font sizes and line widths alike. The little that is
@@ -61,9 +59,7 @@ class Mosaic:
         inside = Rectangle((left, top), width, height, transform=self._axes.transData)
         for outline in outlines:
             x, y, w, h = (self.zoom * side for side in outline.box)
-            patch = Rectangle(
-                (left + x, top + y), w, h, fill=False, edgecolor=outline.color, linewidth=self.line
-            )
+            patch = Rectangle((left + x, top + y), w, h, fill=False, edgecolor=outline.color, linewidth=self.line)
             self._axes.add_patch(patch)
             patch.set_clip_path(inside)
 
@@ -77,9 +73,7 @@ class Mosaic:
         color = (255 * np.array(to_rgb(EMPTY))).astype(np.uint8)
         self._sheet[top : top + self.zoom * size[0], left : left + self.zoom * size[1]] = color
 
-    def text(
-        self, words: str, x: float, y: float, size: float, *, align: str = "center", turned: bool = False
-    ) -> None:
+    def text(self, words: str, x: float, y: float, size: float, *, align: str = "center", turned: bool = False) -> None:
         """Writes words centred in height on (x, y), `size` pixels high; if `turned`, from bottom to top."""
         angle = 90 if turned else 0
         self._axes.text(x, y, words, fontsize=size, color=INK, ha=align, va="center", rotation=angle)
@@ -91,9 +85,7 @@ class Mosaic:
     def render(self) -> np.ndarray:
         """The sheet with all that is drawn on it: 8-bit colours, shape [height, width, 3]."""
         height, width, _ = self._sheet.shape
-        self._axes.imshow(
-            self._sheet, extent=(0, width, height, 0), interpolation="nearest", aspect="auto", zorder=0
-        )
+        self._axes.imshow(self._sheet, extent=(0, width, height, 0), interpolation="nearest", aspect="auto", zorder=0)
         self._canvas.draw()
         return np.asarray(self._canvas.buffer_rgba())[..., :3].copy()
 

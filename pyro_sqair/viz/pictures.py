@@ -55,11 +55,7 @@ def as_outlines(objects: Objects, frame_size: tuple[int, int]) -> Outlines:
     present, ids = (objects.pres > 0.5).tolist(), objects.id.tolist()
     return [
         [
-            [
-                Outline(tuple(corners[t][b][n]), color_of(ids[t][b][n]))
-                for n, there in enumerate(slots)
-                if there
-            ]
+            [Outline(tuple(corners[t][b][n]), color_of(ids[t][b][n])) for n, there in enumerate(slots) if there]
             for b, slots in enumerate(sequences)
         ]
         for t, sequences in enumerate(present)
@@ -78,9 +74,7 @@ def check_rollout(rollout: Rollout, frames: Tensor | None = None) -> None:
         raise ValueError(f"expected rollout images of shape [T, B, C, H, W], got {list(rollout.image.shape)}")
     if rollout.objects.pres.dim() != 3 or rollout.objects.pres.shape[:2] != rollout.image.shape[:2]:
         steps, batch = rollout.image.shape[:2]
-        raise ValueError(
-            f"expected objects of shape [{steps}, {batch}, N], got {list(rollout.objects.pres.shape)}"
-        )
+        raise ValueError(f"expected objects of shape [{steps}, {batch}, N], got {list(rollout.objects.pres.shape)}")
     if frames is None:
         return
     if frames.dim() != 5 or frames.shape[1:] != rollout.image.shape[1:] or len(frames) > len(rollout.image):

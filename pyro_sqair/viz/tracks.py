@@ -36,9 +36,7 @@ class Strip(NamedTuple):
     outlines: Outlines | None = None
 
 
-def draw_tracks(
-    frames: Tensor, rollout: Rollout, path: str | Path, sequences: int = 6, columns: int = 12
-) -> None:
+def draw_tracks(frames: Tensor, rollout: Rollout, path: str | Path, sequences: int = 6, columns: int = 12) -> None:
     """Draws the inputs over their reconstructions with boxes, whose colour is the object's id.
 
     Args:

@@ -19,9 +19,7 @@ from pyro_sqair.data import (
     published_motion,
 )
 
-PRESETS = pytest.mark.parametrize(
-    "motion", [published_motion(), gentle_motion()], ids=["published", "gentle"]
-)
+PRESETS = pytest.mark.parametrize("motion", [published_motion(), gentle_motion()], ids=["published", "gentle"])
 CROWDED = MotionConfig(canvas=30, max_digits=4, max_speed=6.0, max_acceleration=2.0, acceleration_noise=0.5)
 
 
@@ -119,9 +117,7 @@ def test_without_acceleration_the_path_is_a_triangle_wave():
     start = torch.rand(50, 2, 2, generator=seeded(3)) * 42
     paths = source._trajectories(start, size, 40, seeded(4))
     velocity = torch.rand(50, 2, 2, generator=seeded(4)) * 18 - 9
-    line = (
-        start.double() + velocity.double() * torch.arange(40.0, dtype=torch.float64).view(-1, 1, 1, 1)
-    ) % 84
+    line = (start.double() + velocity.double() * torch.arange(40.0, dtype=torch.float64).view(-1, 1, 1, 1)) % 84
     expected = torch.where(line > 42, 84 - line, line).float()
     torch.testing.assert_close(paths, expected, atol=2e-3, rtol=0)
 
@@ -294,7 +290,5 @@ def test_digits_that_cannot_be_used_are_refused():
 def test_digits_that_never_fit_side_by_side_are_an_error_not_a_hang():
     full = DigitImages(torch.ones(2, 9, 9), torch.tensor([9, 9]), torch.tensor([9, 9]), torch.tensor([0, 1]))
     source = MovingDigits(full, MotionConfig(canvas=9, min_digits=2))
-    with pytest.raises(
-        ValueError, match=r"expected a motion whose digits fit .* got max_digits=2 on a canvas of 9"
-    ):
+    with pytest.raises(ValueError, match=r"expected a motion whose digits fit .* got max_digits=2 on a canvas of 9"):
         source.sample(1, 1, seeded(0))

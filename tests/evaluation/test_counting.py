@@ -11,9 +11,7 @@ from pyro_sqair.scene import Objects
 
 def objects_with_ids(ids: Tensor) -> Objects:
     """Objects that are present where their id, [T, B, N], is not -1."""
-    return Objects(
-        pres=(ids >= 0).float(), where=torch.zeros(*ids.shape, 4), what=torch.zeros(*ids.shape, 1), id=ids
-    )
+    return Objects(pres=(ids >= 0).float(), where=torch.zeros(*ids.shape, 4), what=torch.zeros(*ids.shape, 1), id=ids)
 
 
 def test_count_accuracy_by_hand() -> None:

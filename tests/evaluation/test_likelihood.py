@@ -21,9 +21,7 @@ def model(frames: Tensor) -> None:
     with pyro.plate("sequences", frames.shape[1]):
         z = pyro.sample("z", dist.Normal(frames.new_zeros(()), 1.0))
         image = frames.transpose(0, 1).flatten(1)
-        pyro.sample(
-            "image", dist.Normal(z.unsqueeze(-1), 1.0).expand((*z.shape, PIXELS)).to_event(1), obs=image
-        )
+        pyro.sample("image", dist.Normal(z.unsqueeze(-1), 1.0).expand((*z.shape, PIXELS)).to_event(1), obs=image)
 
 
 def posterior(frames: Tensor, spread: float = 1.0) -> None:
@@ -41,9 +39,7 @@ def prior(frames: Tensor) -> None:
 def log_evidence(frames: Tensor) -> Tensor:
     """log p(x) of each sequence, in closed form: the pixels are jointly normal."""
     covariance = torch.eye(PIXELS) + torch.ones(PIXELS, PIXELS)
-    return dist.MultivariateNormal(torch.zeros(PIXELS), covariance).log_prob(
-        frames.transpose(0, 1).flatten(1)
-    )
+    return dist.MultivariateNormal(torch.zeros(PIXELS), covariance).log_prob(frames.transpose(0, 1).flatten(1))
 
 
 @pytest.mark.parametrize("chunks", [(32, 10), (3, 2), (7, 1)])

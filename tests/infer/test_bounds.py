@@ -43,9 +43,7 @@ def test_iwae_bound_tends_to_the_evidence_from_below():
     gaps = []
     for num_particles, repeats in ((1, 2000), (4, 1000), (64, 300)):
         # The repeats are data of one run: x repeated.
-        bounds = torch.stack(
-            [iwae_bound(coin_model, repeated_guide, X.repeat(repeats), num_particles=num_particles)]
-        )
+        bounds = torch.stack([iwae_bound(coin_model, repeated_guide, X.repeat(repeats), num_particles=num_particles)])
         bounds = bounds.reshape(repeats, len(X))
         # Its expectation is exact: the number of heads among K particles is binomial.
         heads = torch.arange(num_particles + 1, dtype=torch.float64)[:, None]

@@ -258,9 +258,7 @@ def outside_guide(x):
 
 
 def test_site_outside_the_batch_plate():
-    with pytest.raises(
-        ValueError, match=r"(?s)inside plate 'data'.*'x'.*got 'scale' outside.*make them parameters"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)inside plate 'data'.*'x'.*got 'scale' outside.*make them parameters"):
         VIMCO(3).loss(outside, outside_guide, X)
 
 
@@ -291,13 +289,9 @@ def test_undeclared_batch_dimension():
 def test_enumerated_site(where):
     def program(x, observed, marked):
         with pyro.plate("data", len(x)):
-            b = pyro.sample(
-                "b", dist.Bernoulli(0.5), infer={"enumerate": "parallel"} if marked == "b" else None
-            )
+            b = pyro.sample("b", dist.Bernoulli(0.5), infer={"enumerate": "parallel"} if marked == "b" else None)
             if observed:
-                c = pyro.sample(
-                    "c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"} if marked == "c" else None
-                )
+                c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"} if marked == "c" else None)
                 pyro.sample("x", dist.Normal(b + c, 1.0), obs=x)
 
     marked = "c" if where == "model" else "b"

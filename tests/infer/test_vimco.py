@@ -115,9 +115,7 @@ def log_bernoulli(b: Tensor, logits: Tensor) -> Tensor:
     return b * logsigmoid(logits) + (1 - b) * logsigmoid(-logits)
 
 
-def by_hand(
-    theta: Tensor, phi: Tensor, x: Tensor, b: Tensor, c: Tensor, noise: dict
-) -> tuple[Tensor, Tensor]:
+def by_hand(theta: Tensor, phi: Tensor, x: Tensor, b: Tensor, c: Tensor, noise: dict) -> tuple[Tensor, Tensor]:
     """Log weights and log-probability of the bits, both [K, outcomes]; the pair above without Pyro."""
     z = phi[0] * x + phi[1] + phi[2].exp() * noise["z"]
     v = phi[5] * z + (0.5 + 0.1 * b) * noise["v"]
@@ -138,9 +136,7 @@ class Outcomes:
     """Every outcome of K particles for every datum, laid side by side in the data plate."""
 
     def __init__(self, num_particles: int) -> None:
-        bits = torch.tensor(
-            list(itertools.product((0.0, 1.0), repeat=2 * num_particles)), dtype=torch.float64
-        )
+        bits = torch.tensor(list(itertools.product((0.0, 1.0), repeat=2 * num_particles)), dtype=torch.float64)
         bits = bits.repeat(len(DATA), 1).T  # [2K, outcomes of datum 0, then of datum 1]
         generator = torch.Generator().manual_seed(1)
         per_datum = {
@@ -166,9 +162,7 @@ def exact_gradient(outcomes: Outcomes) -> Tensor:
     return torch.cat(torch.autograd.grad((prob * bound).sum(), (theta, phi)))
 
 
-def expected_gradient(
-    outcomes: Outcomes, surrogate: Callable[[Callable, Callable, Tensor], Tensor]
-) -> Tensor:
+def expected_gradient(outcomes: Outcomes, surrogate: Callable[[Callable, Callable, Tensor], Tensor]) -> Tensor:
     """The mean over all outcomes of the gradient of a surrogate of shape [outcomes]."""
     theta, phi = parameters()
     with outcomes.forced:
@@ -282,11 +276,7 @@ def test_reparameterised_guide_gets_the_plain_iwae_gradient():
     with Forced({}, {"z": noise}):
         (got,) = torch.autograd.grad(VIMCO(4).differentiable_loss(model, guide, x), a)
     z = a * x + 0.9 * noise
-    log_w = (
-        dist.Normal(0.0, 1.0).log_prob(z)
-        + dist.Normal(z, 1.0).log_prob(x)
-        - dist.Normal(a * x, 0.9).log_prob(z)
-    )
+    log_w = dist.Normal(0.0, 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(x) - dist.Normal(a * x, 0.9).log_prob(z)
     (wanted,) = torch.autograd.grad(-log_w.logsumexp(0).sum(), a)
     torch.testing.assert_close(got, wanted)
 

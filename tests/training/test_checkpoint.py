@@ -13,9 +13,7 @@ from torch import nn
 from pyro_sqair.training import load_checkpoint, load_weights, save_checkpoint
 
 
-def payload(
-    module: nn.Module, average: dict[str, torch.Tensor] | None = None, **changes: Any
-) -> dict[str, Any]:
+def payload(module: nn.Module, average: dict[str, torch.Tensor] | None = None, **changes: Any) -> dict[str, Any]:
     entries = {
         "format": 1,
         "identity": {"name": "toy", "prior": {"units": 8, "kind": "rnn"}},

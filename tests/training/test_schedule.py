@@ -32,9 +32,7 @@ def test_warm_up_longer_than_the_run() -> None:
 
 
 def test_changes_take_the_place_of_the_cosine() -> None:
-    config = TrainingConfig(
-        steps=8, warmup_steps=2, learning_rate=1.0, learning_rate_changes=((3, 0.5), (6, 0.1))
-    )
+    config = TrainingConfig(steps=8, warmup_steps=2, learning_rate=1.0, learning_rate_changes=((3, 0.5), (6, 0.1)))
     assert [learning_rate(step, config) for step in range(8)] == [0.5, 1, 1, 0.5, 0.5, 0.5, 0.1, 0.1]
 
 
@@ -51,9 +49,7 @@ def test_curriculum_covers_every_step_in_order(steps: int) -> None:
     config = TrainingConfig(steps=steps, curriculum=SHARES)
     lengths = [sequence_length(step, config) for step in range(steps)]
     assert lengths == sorted(lengths)
-    assert [work(step, config) for step in range(steps + 1)] == [
-        sum(lengths[:step]) for step in range(steps + 1)
-    ]
+    assert [work(step, config) for step in range(steps + 1)] == [sum(lengths[:step]) for step in range(steps + 1)]
     # Every stage ends at the step nearest to where its share of the compute does.
     for length, share in SHARES:
         assert abs(lengths.count(length) * length - share * sum(lengths)) <= 2 * 10 + 1e-9

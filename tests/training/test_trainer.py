@@ -187,9 +187,7 @@ def test_validation_changes_nothing_and_sees_the_average(bench) -> None:
     def validate(step: int) -> dict[str, float]:
         assert not torch.is_grad_enabled()
         seen.append((step, torch.rand(()).item()))
-        assert_identical(
-            {name: p.detach() for name, p in watched.objective.named_parameters()}, watched.average.values
-        )
+        assert_identical({name: p.detach() for name, p in watched.objective.named_parameters()}, watched.average.values)
         return {"count_accuracy": 0.25}
 
     watched.validate = validate
@@ -263,9 +261,7 @@ def test_curriculum_and_log(bench) -> None:
     assert trainer.source.lengths == [1] * 15 + [3] * 5
     records = log(trainer)
     assert [(r["step"], r["length"]) for r in records] == [(5, 1), (10, 1), (15, 1), (20, 3)]
-    assert [r["learning_rate"] for r in records] == [
-        learning_rate(step, trainer.config) for step in (4, 9, 14, 19)
-    ]
+    assert [r["learning_rate"] for r in records] == [learning_rate(step, trainer.config) for step in (4, 9, 14, 19)]
     assert all(r["skipped"] == 0 and r["gradient_norm"] > 0 for r in records)
     saved = json.loads((trainer.out / "config.json").read_text())
     assert saved == {"model": {"name": "blinking"}, "training": trainer.config.to_json()}
@@ -386,7 +382,5 @@ def test_bad_arguments_are_named(bench) -> None:
     with pytest.raises(ValueError, match="with parameters to train, got none"):
         bench.trainer(pair=(nn.Module(), nn.Module()))
     trainer = bench.trainer(hooks={0: lambda frames: frames[:, :3]})
-    with pytest.raises(
-        ValueError, match=re.escape("expected frames of shape [1, 4, ...], got [1, 3, 1, 2, 2]")
-    ):
+    with pytest.raises(ValueError, match=re.escape("expected frames of shape [1, 4, ...], got [1, 3, 1, 2, 2]")):
         trainer.run()

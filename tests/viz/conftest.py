@@ -29,8 +29,7 @@ def _moving_box(
     height, width = size
     first, second = ((0, 64, 128), (64, 128, 0)) if channels == 3 else ((64,), (128,))
     frames, image = (
-        (torch.tensor(color) / 255).view(-1, 1, 1).expand(steps, batch, -1, height, width)
-        for color in (first, second)
+        (torch.tensor(color) / 255).view(-1, 1, 1).expand(steps, batch, -1, height, width) for color in (first, second)
     )
     time = torch.arange(steps).view(-1, 1, 1).expand(steps, batch, len(ids) + 1)
     slot = torch.arange(len(ids) + 1).expand_as(time)

@@ -43,9 +43,7 @@ def test_gif_shows_a_grid_of_input_and_reconstruction(tmp_path: Path, moving_box
     for picture in read(tmp_path / "tracks.gif"):
         assert near(picture, INPUT).sum() == near(picture, RECONSTRUCTION).sum() == 4 * 40 * 50 * 4
         # The first row has three inputs, each with its reconstruction to the right; the second row has one.
-        first, last = (
-            near(picture, INPUT)[row] * 1 + near(picture, RECONSTRUCTION)[row] * 2 for row in (40, -1)
-        )
+        first, last = (near(picture, INPUT)[row] * 1 + near(picture, RECONSTRUCTION)[row] * 2 for row in (40, -1))
         assert [int(kind) for kind, _ in groupby(first) if kind] == [1, 2, 1, 2, 1, 2]
         assert [int(kind) for kind, _ in groupby(last) if kind] == [1, 2]
 

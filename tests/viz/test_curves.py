@@ -55,17 +55,13 @@ def test_curves_stand_in_their_panels(tmp_path: Path) -> None:
 def test_each_sequence_length_has_its_band(tmp_path: Path) -> None:
     draw_curves(RECORDS, tmp_path / "curves.png")
     picture = read(tmp_path / "curves.png")
-    first, second = (
-        np.nonzero(pixels_of(picture, color).sum(0) > 100)[0] for color in ("#F4F4F4", "#E4E4E4")
-    )
+    first, second = (np.nonzero(pixels_of(picture, color).sum(0) > 100)[0] for color in ("#F4F4F4", "#E4E4E4"))
     assert first.max() <= second.min() + 1
     assert len(first) == pytest.approx(len(second), rel=0.05)  # of 100 steps, 50 each
 
 
 def test_null_is_a_gap(tmp_path: Path) -> None:
-    broken = [
-        training(r["step"], r["length"], bound=None if 30 <= r["step"] <= 60 else 500.0) for r in RECORDS
-    ]
+    broken = [training(r["step"], r["length"], bound=None if 30 <= r["step"] <= 60 else 500.0) for r in RECORDS]
     draw_curves(RECORDS, tmp_path / "whole.png")
     draw_curves(broken, tmp_path / "broken.png")
     whole, gap = (pixels_of(read(tmp_path / name), TRAIN).sum() for name in ("whole.png", "broken.png"))
@@ -74,9 +70,7 @@ def test_null_is_a_gap(tmp_path: Path) -> None:
 
 def test_the_start_does_not_flatten_the_rest(tmp_path: Path) -> None:
     bounds = [-1e6, -1e5, *np.linspace(400, 600, 48)]
-    draw_curves(
-        [training(10 * i + 10, bound=bound) for i, bound in enumerate(bounds)], tmp_path / "curves.png"
-    )
+    draw_curves([training(10 * i + 10, bound=bound) for i, bound in enumerate(bounds)], tmp_path / "curves.png")
     picture = read(tmp_path / "curves.png")
     upper = picture[: int(0.37 * len(picture))].astype(int)
     rows = np.nonzero((np.abs(upper - 255 * np.array(to_rgb(TRAIN))) < 60).all(-1).any(1))[0]

@@ -102,17 +102,13 @@ def test_grey_frames_stay_grey(tmp_path: Path, moving_box: Callable) -> None:
     assert (pixels_of(picture, "#808080").sum(1) >= 2 * 50 * ZOOM).sum() == 40 * ZOOM
 
 
-def test_prediction_goes_on_after_the_frames_and_marks_the_border(
-    tmp_path: Path, moving_box: Callable
-) -> None:
+def test_prediction_goes_on_after_the_frames_and_marks_the_border(tmp_path: Path, moving_box: Callable) -> None:
     frames, rollout = moving_box(steps=6, batch=2, ids=())
     draw_prediction(frames[:4], rollout, 3, tmp_path / "prediction.png")
     picture = read(tmp_path / "prediction.png")
     cell = 40 * 50 * ZOOM**2
     assert pixels_of(picture, RECONSTRUCTION).sum() == 2 * 6 * cell
-    assert pixels_of(picture, EMPTY).sum() == pytest.approx(
-        2 * 2 * cell, rel=1e-3
-    )  # letters have it at their edge
+    assert pixels_of(picture, EMPTY).sum() == pytest.approx(2 * 2 * cell, rel=1e-3)  # letters have it at their edge
     # The ink between third and fourth frame, at the height of the last row of reconstructions.
     left, right, _, bottom = extent(pixels_of(picture, RECONSTRUCTION))
     pitch = (right - left + 1 - 50 * ZOOM) / 5
