@@ -7,15 +7,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import pyro
-from pyro.nn import PyroModule
+import torch
 from torch import Tensor
 
-from pyro_sqair.frames import check_frames
 from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.glimpse import mlp_glimpse_encoder
 from pyro_sqair.guides.propagation import PropagationGuide
 from pyro_sqair.networks import MLP, SetEncoder
+from pyro_sqair.program import Program
 from pyro_sqair.scene import Objects, SceneConfig, State, initial_state, merge
 from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
@@ -35,7 +34,7 @@ class DiscoveryGuideProgram(Protocol):
     def __call__(self, frame: Tensor, propagated: Objects, slots: Slots) -> None: ...
 
 
-class SQAIRGuide(PyroModule):
+class SQAIRGuide(Program):
     r"""Objects are followed from frame to frame, and new ones are discovered (Eq. 4).
 
     .. code-block:: text
@@ -59,59 +58,35 @@ class SQAIRGuide(PyroModule):
     def __init__(
         self, discovery: DiscoveryGuideProgram, propagation: PropagationGuideProgram, scene: SceneConfig
     ) -> None:
-        super().__init__()
+        super().__init__(scene)
         self.discovery = discovery
         self.propagation = propagation
-        self.scene = scene
+
+    @property
+    def fresh_memory(self) -> Tensor | None:
+        """What the propagation guide remembers of an object just discovered."""
+        return getattr(self.part("propagation"), "initial_memory", None)
 
     def init(self, batch: int) -> State:
         """The state before the first frame: nothing has been seen yet."""
-        like = next(self.parameters())
-        fresh = getattr(self.propagation, "initial_memory", None)
-        return initial_state(batch, self.scene.num_slots, self.scene.what_dim, like, fresh)
+        like = next(self.parameters(), torch.empty(0))
+        return initial_state(batch, self.scene, like, self.fresh_memory)
 
-    def step(self, t: int, state: State, frame: Tensor) -> State:
-        """Infers the objects of one frame, within whatever plates the caller has opened.
-
-        Args:
-            t: the index of the frame, from 0.
-            state: from :meth:`init` or the previous step.
-            frame: the image, shape ``[B, C, H, W]``.
-
-        Returns:
-            The state of frame t.
-        """
+    def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
+        """Infers the objects of one frame. See :meth:`Program.step`."""
+        if frame is None:
+            raise ValueError(f"expected a frame to look at in step {t} of the guide, got None")
+        previous, what_dim = state.objects, self.scene.what_dim
         with Prefix(f"frame_{t}"):
-            previous = state.objects
             propagated, memory = previous, state.memory
             if t > 0:
                 slots: Slots = PropagationSlots(previous)
-                memory = self.propagation(frame, previous, state.memory, slots)  # Algorithm 2
-                propagated = slots.objects(previous.id, self.scene.what_dim, previous.pres)
+                memory = self.part("propagation")(frame, previous, state.memory, slots)  # Algorithm 2
+                propagated = slots.objects(previous.id, what_dim, previous.pres)
             slots = DiscoverySlots(propagated)
-            self.discovery(frame, propagated, slots)  # Algorithm 3
-            discovered = slots.objects(None, self.scene.what_dim, previous.pres)
-            fresh = getattr(self.propagation, "initial_memory", None)
-            return merge(propagated, discovered, state.next_id, memory, fresh)
-
-    def forward(self, frames: Tensor, steps: int | None = None) -> list[State]:
-        """Runs over the T frames that are seen.
-
-        Args:
-            frames: video, shape ``[T, B, C, H, W]``, values in [0, 1].
-            steps: ignored, for the model's signature: a guide has nothing to say about frames it cannot see.
-
-        Returns:
-            The T states.
-        """
-        check_frames(frames, self.scene.channels, self.scene.image_size)
-        states: list[State] = []
-        with pyro.plate("sequences", frames.shape[1], dim=-1):
-            state = self.init(frames.shape[1])
-            for t in pyro.markov(range(len(frames))):
-                state = self.step(t, state, frames[t])
-                states.append(state)
-        return states
+            self.part("discovery")(frame, propagated, slots)  # Algorithm 3
+            discovered = slots.objects(None, what_dim, previous.pres)
+            return merge(propagated, discovered, state.next_id, memory, self.fresh_memory)
 
     @classmethod
     def build(cls, scene: SceneConfig, hidden_size: int = 256, encoder: SetEncoder | None = None) -> SQAIRGuide:

@@ -8,15 +8,14 @@ from __future__ import annotations
 from typing import Protocol
 
 import pyro
-from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from pyro_sqair.distributions import ImageNormal
-from pyro_sqair.frames import check_frames
 from pyro_sqair.models.discovery import DiscoveryPrior
 from pyro_sqair.models.propagation import GRUPropagationPrior
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
 from pyro_sqair.networks import SetEncoder
+from pyro_sqair.program import Program
 from pyro_sqair.scene import Objects, SceneConfig, State, initial_state, merge
 from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
@@ -37,7 +36,7 @@ class DiscoveryPriorProgram(Protocol):
     def __call__(self, propagated: Objects, slots: Slots, first: bool) -> None: ...
 
 
-class SQAIR(PyroModule):
+class SQAIR(Program):
     r"""Objects are discovered, propagated from frame to frame, and forgotten (Eq. 3).
 
     .. code-block:: text
@@ -58,8 +57,7 @@ class SQAIR(PyroModule):
         discovery_prior: any :class:`DiscoveryPriorProgram`.
         propagation_prior: any :class:`PropagationPriorProgram`.
         renderer: maps objects to the mean of an image.
-        num_slots: the largest number N of objects in a frame.
-        what_dim: the dimension D of ``what``.
+        scene: the sizes it shares with the guide.
     """
 
     def __init__(
@@ -67,75 +65,50 @@ class SQAIR(PyroModule):
         discovery_prior: DiscoveryPriorProgram,
         propagation_prior: PropagationPriorProgram,
         renderer: Renderer,
-        num_slots: int,
-        what_dim: int,
+        scene: SceneConfig,
     ) -> None:
-        super().__init__()
+        super().__init__(scene)
         self.discovery_prior = discovery_prior
         self.propagation_prior = propagation_prior
         self.renderer = renderer
-        self.num_slots = num_slots
-        self.what_dim = what_dim
+
+    @property
+    def fresh_memory(self) -> Tensor | None:
+        """What the propagation prior remembers of an object just discovered."""
+        return getattr(self.part("propagation_prior"), "initial_memory", None)
 
     def init(self, batch: int) -> State:
         """The state before the first frame: nothing is there yet."""
-        fresh = getattr(self.propagation_prior, "initial_memory", None)
-        return initial_state(batch, self.num_slots, self.what_dim, self.renderer.mean_image, fresh)
+        like = self.part("renderer").mean_image
+        return initial_state(batch, self.scene, like, self.fresh_memory)
 
     def propagate(self, state: State) -> tuple[Objects, Tensor | None]:
         """p^P(z_t^{P_t} | z_{t-1}): moves, changes or forgets the objects of the previous frame (Eq. 9)."""
         slots = PropagationSlots(state.objects)
-        memory = self.propagation_prior(state.objects, state.memory, slots)
-        return slots.objects(state.objects.id, self.what_dim, state.objects.pres), memory
+        memory = self.part("propagation_prior")(state.objects, state.memory, slots)
+        return slots.objects(state.objects.id, self.scene.what_dim, state.objects.pres), memory
 
     def discover(self, propagated: Objects, first: bool) -> Objects:
         """p^D(D_t, z_t^{D_t} | z_t^{P_t}): adds the objects that enter the frame (Eq. 7)."""
         slots = DiscoverySlots(propagated)
-        self.discovery_prior(propagated, slots, first)
-        return slots.objects(None, self.what_dim, propagated.pres)
+        self.part("discovery_prior")(propagated, slots, first)
+        return slots.objects(None, self.scene.what_dim, propagated.pres)
 
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
-        """One factor of Eq. 3, within whatever plates the caller has opened.
-
-        Args:
-            t: the index of the frame, from 0.
-            state: from :meth:`init` or the previous step.
-            frame: the observed image, shape ``[B, C, H, W]``; None to draw one.
-
-        Returns:
-            The state of frame t.
-        """
+        """One factor of Eq. 3; without a frame, one is drawn. See :meth:`Program.step`."""
         with Prefix(f"frame_{t}"):
-            if t == 0:
-                propagated, memory = state.objects, state.memory
-            else:
-                propagated, memory = self.propagate(state)
+            propagated, memory = self.propagate(state) if t > 0 else (state.objects, state.memory)
             discovered = self.discover(propagated, first=t == 0)
-            fresh = getattr(self.propagation_prior, "initial_memory", None)
-            state = merge(propagated, discovered, state.next_id, memory, fresh)
-            mean = self.renderer(state.objects)
-            pyro.sample("image", ImageNormal(mean, self.renderer.std), obs=frame)
+            state = merge(propagated, discovered, state.next_id, memory, self.fresh_memory)
+            renderer = self.part("renderer")
+            mean = renderer(state.objects)
+            pyro.sample("image", ImageNormal(mean, renderer.std), obs=frame)
         return state._replace(image=mean)
 
-    def forward(self, frames: Tensor, steps: int | None = None) -> list[State]:
-        """Runs over T frames.
-
-        Args:
-            frames: observed video, shape ``[S, B, C, H, W]``, values in [0, 1]; S may be 0.
-            steps: how many frames T >= S to run over; frames after the S-th are generated. The default is S.
-
-        Returns:
-            The T states.
-        """
-        check_frames(frames, self.renderer.channels, self.renderer.image_size)
-        seen, batch = frames.shape[:2]
-        states: list[State] = []
-        with pyro.plate("sequences", batch, dim=-1):
-            state = self.init(batch)
-            for t in pyro.markov(range(seen if steps is None else steps)):
-                state = self.step(t, state, frames[t] if t < seen else None)
-                states.append(state)
-        return states
+    def length(self, seen: int, steps: int | None) -> int:
+        if steps is not None and steps < seen:
+            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
+        return seen if steps is None else steps
 
     @classmethod
     def build(
@@ -161,6 +134,5 @@ class SQAIR(PyroModule):
             DiscoveryPrior(scene.num_slots, scene.what_dim, encoder, count),
             GRUPropagationPrior(scene.what_dim, hidden_size),
             mlp_renderer(scene.what_dim, hidden_size, scene.channels, scene.glimpse_size, scene.image_size, std),
-            scene.num_slots,
-            scene.what_dim,
+            scene,
         )

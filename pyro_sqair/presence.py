@@ -16,8 +16,8 @@ from pyro_sqair.shapes import batch_shape
 class GatedPresence(TorchDistribution):
     """A presence variable that is surely 0 where its slot is closed.
 
-    This is the factor delta_1(z_{t-1}^pres) of the paper's Eqs. 10 and 13 (what was not there cannot be propagated), and
-    in discovery the rule that slot i opens only if slot i-1 found something and there is room. A closed slot has
+    This is the factor delta_1(z_{t-1}^pres) of the paper's Eqs. 10 and 13 (what was not there cannot be propagated),
+    and in discovery the rule that slot i opens only if slot i-1 found something and there is room. A closed slot has
     probability one of being absent: it adds exactly nothing to a weight or to a score.
 
     Args:
@@ -50,6 +50,8 @@ class GatedPresence(TorchDistribution):
         return self.base.variance * self.open
 
     def expand(self, shape: torch.Size, _instance: object = None) -> GatedPresence:
+        if shape == self.batch_shape:
+            return self
         return GatedPresence(self.base.expand(shape), self.open.expand(shape))
 
     def enumerate_support(self, expand: bool = True) -> Tensor:
@@ -99,6 +101,8 @@ class IfPresent(TorchDistribution):
         return self.base.variance
 
     def expand(self, shape: torch.Size, _instance: object = None) -> IfPresent:
+        if shape == self.batch_shape:
+            return self
         return IfPresent(self.base.expand(shape), self.answer)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:

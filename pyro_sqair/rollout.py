@@ -75,8 +75,6 @@ def predict(model: Program, guide: Program, frames: Tensor, steps: int) -> Rollo
         steps: the number T >= S of frames in all.
     """
     check_values(frames)
-    if steps < len(frames):
-        raise ValueError(f"expected steps of at least the {len(frames)} frames that are seen, got {steps}")
     trace = poutine.trace(guide).get_trace(frames)
     return _rollout(poutine.replay(model, trace=trace)(frames, steps))
 

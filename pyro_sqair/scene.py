@@ -80,30 +80,29 @@ class State(NamedTuple):
     image: Tensor | None = None
 
 
-def no_objects(batch: int, num_slots: int, what_dim: int, like: Tensor) -> Objects:
+def no_objects(batch: int, scene: SceneConfig, like: Tensor) -> Objects:
     """An empty scene of batch shape ``[batch]`` with the dtype and device of ``like``."""
     return Objects(
-        pres=like.new_zeros(batch, num_slots),
-        where=like.new_zeros(batch, num_slots, 4),
-        what=like.new_zeros(batch, num_slots, what_dim),
-        id=torch.full((batch, num_slots), -1, dtype=torch.int64, device=like.device),
+        pres=like.new_zeros(batch, scene.num_slots),
+        where=like.new_zeros(batch, scene.num_slots, 4),
+        what=like.new_zeros(batch, scene.num_slots, scene.what_dim),
+        id=torch.full((batch, scene.num_slots), -1, dtype=torch.int64, device=like.device),
     )
 
 
-def initial_state(batch: int, num_slots: int, what_dim: int, like: Tensor, memory: Tensor | None = None) -> State:
+def initial_state(batch: int, scene: SceneConfig, like: Tensor, memory: Tensor | None = None) -> State:
     """The state before the first frame.
 
     Args:
         batch: the number of sequences B.
-        num_slots: the number of slots N.
-        what_dim: the dimension D of ``what``.
+        scene: sizes.
         like: a tensor whose dtype and device the state takes.
         memory: the memory of an object just discovered, shape ``[M]``, or None.
     """
     if memory is not None:
-        memory = memory.expand(batch, num_slots, -1)
+        memory = memory.expand(batch, scene.num_slots, -1)
     next_id = torch.zeros(batch, dtype=torch.int64, device=like.device)
-    return State(no_objects(batch, num_slots, what_dim, like), memory, next_id)
+    return State(no_objects(batch, scene, like), memory, next_id)
 
 
 def merge(

@@ -97,7 +97,7 @@ class Trainer:
         self.step = 0
         self.skipped = 0
         self.metrics: dict[str, float] = {}
-        self._seconds = 0.0
+        self.seconds = 0.0
         self._show = progress
         # Sums of loss, gradient norm and steps taken since the last line of the log; read when it is written.
         self._sums = torch.zeros(3, device=self.device)
@@ -165,7 +165,7 @@ class Trainer:
         if self.average is not None:
             self.average.load(payload["average"])
         self.step, self.skipped, self.metrics = payload["step"], payload["skipped"], payload["metrics"]
-        self._seconds, self._random = payload["seconds"], payload["random"]
+        self.seconds, self._random = payload["seconds"], payload["random"]
         self._sums, self._logged = payload["sums"].to(self.device), payload["logged"]
 
     @contextmanager
@@ -175,21 +175,21 @@ class Trainer:
             yield
 
     def _loop(self, interruption: Interruption, progress: Progress) -> None:
-        began, before, saved = time.monotonic(), self._seconds, -1
+        began, before, saved = time.monotonic(), self.seconds, -1
         first = True
         while self.step < self.config.steps and not interruption.requested:
             with pyro.validation_enabled(False):
                 self._update(rehearse=first)
             first = False
             progress.advance()
-            self._seconds = before + time.monotonic() - began
+            self.seconds = before + time.monotonic() - began
             if self._due(self.config.log_every):
                 bound = self._log_training()
                 length = sequence_length(self.step - 1, self.config)
                 progress.describe(self.step, length, bound, self.metrics.get("count_accuracy"))
             if self.validate is not None and self._due(self.config.validate_every):
                 self._log_validation(self.validate)
-                self._seconds = before + time.monotonic() - began
+                self.seconds = before + time.monotonic() - began
             if self._due(self.config.checkpoint_every):
                 self._save()
                 saved = self.step
@@ -250,7 +250,7 @@ class Trainer:
                 "gradient_norm": norm / taken if taken else float("nan"),
                 "learning_rate": learning_rate(self.step - 1, self.config),
                 "skipped": skipped,
-                "seconds": round(self._seconds, 3),
+                "seconds": round(self.seconds, 3),
             },
         )
         self._sums.zero_()
@@ -262,7 +262,7 @@ class Trainer:
             torch.manual_seed(derive_seed("validation", self.config.seed))
             metrics = validate(self.step)
         self.metrics = {name: float(value) for name, value in metrics.items()}
-        record = {"kind": "validation", "step": self.step, "seconds": round(self._seconds, 3)}
+        record = {"kind": "validation", "step": self.step, "seconds": round(self.seconds, 3)}
         append_record(self.out / "log.jsonl", record | self.metrics)
 
     def _open_folder(self) -> None:
@@ -289,7 +289,7 @@ class Trainer:
             "logged": self._logged,
             "skipped": self.skipped,
             "metrics": self.metrics,
-            "seconds": self._seconds,
+            "seconds": self.seconds,
         }
         save_checkpoint(self.checkpoint, payload)
 

@@ -1,0 +1,81 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Learns to count and track moving digits without a label, then shows what it found.
+
+    python examples/moving_mnist.py                                       # scikit-learn's digits, minutes on a laptop
+    python examples/moving_mnist.py --preset moving-mnist --out runs/mnist  # MNIST, published motion, 40 minutes
+    python examples/moving_mnist.py --preset paper --out runs/paper       # the published recipe, days on a GPU
+
+A second run with the same --out continues where the first one stopped, or draws the pictures anew.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+import tyro
+
+from pyro_sqair.data import held_out
+from pyro_sqair.infer import VIMCO, check_sites
+from pyro_sqair.presets import preset
+from pyro_sqair.report import table, validate, write_report
+from pyro_sqair.training import Outcome, Trainer
+
+
+@dataclass
+class Arguments:
+    """Command line."""
+
+    preset: Literal["embedded-digits", "moving-mnist", "paper"] = "embedded-digits"
+    """which experiment"""
+    out: Path = Path("runs/demo")
+    """folder of the run: checkpoint, log, metrics and pictures"""
+    device: str = "auto"
+    """"auto" takes a GPU where there is one; else "cpu", "cuda", "cuda:1", ..."""
+    mnist: Path | None = None
+    """folder with MNIST's four .gz files; without it they are downloaded"""
+    steps: int | None = None
+    """train for another number of steps than the preset's"""
+    threads: int | None = None
+    """CPU threads; 1 beside another training"""
+    seed: int = 0
+    """of the initial weights, the data and all draws"""
+    sequences: int = 256
+    """held-out sequences to evaluate on"""
+
+
+def main(args: Arguments) -> None:
+    """Trains, evaluates, draws."""
+    experiment = preset(args.preset)
+    config = dataclasses.replace(experiment.training, seed=args.seed, threads=args.threads)
+    if args.steps is not None:
+        config = dataclasses.replace(config, steps=args.steps)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    train = experiment.source("train", device, args.mnist)
+    test = held_out(experiment.source("test", device, args.mnist), args.sequences, length=10, seed=1)
+
+    torch.manual_seed(args.seed)
+    model, guide = (program.to(device) for program in experiment.programs())
+    check_sites(model, guide, test.frames[:3, :2])
+
+    few = next(test.split(128))
+    elbo = VIMCO(num_particles=config.num_particles)
+    trainer = Trainer(
+        model, guide, elbo, train, config, args.out, lambda _: validate(model, guide, few), experiment.identity()
+    )
+    if trainer.checkpoint.exists():
+        trainer.resume()
+        print(f"continuing {args.out} at step {trainer.step} of {config.steps}")
+    if trainer.run() is Outcome.INTERRUPTED:
+        print("the same command continues")
+        return
+    print("evaluating and drawing ...")
+    print(table(write_report(trainer, model, guide, test)))
+    print(f"pictures: {args.out}/tracks.png, tracks.gif, prediction.png, samples.png, curves.png")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Arguments))

@@ -1,0 +1,80 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What models and guides have in common: they step through video (contract C2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_sqair.frames import check_frames
+from pyro_sqair.scene import SceneConfig, State
+
+
+class Program(PyroModule):
+    """A model or a guide: ``init`` makes a state, ``step`` takes it to the next frame, ``forward`` runs over video.
+
+    Args:
+        scene: the sizes that a model and its guide agree on.
+    """
+
+    def __init__(self, scene: SceneConfig) -> None:
+        super().__init__()
+        self.scene = scene
+
+    def init(self, batch: int) -> State:
+        """The state of ``batch`` sequences before the first frame."""
+        raise NotImplementedError
+
+    def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
+        """One frame, within whatever plates the caller has opened.
+
+        Args:
+            t: the index of the frame, from 0.
+            state: from :meth:`init` or the previous step.
+            frame: the image, shape ``[B, C, H, W]``; None where there is none to see.
+
+        Returns:
+            The state of frame t.
+        """
+        raise NotImplementedError
+
+    def length(self, seen: int, steps: int | None) -> int:
+        """How many frames to run over when ``seen`` are given and ``steps`` are asked for."""
+        return seen
+
+    def part(self, name: str) -> Any:
+        """A component, without registering its parameters again.
+
+        A PyroModule registers all parameters of a component whenever the attribute is read, which takes a tenth of a
+        training step; :meth:`forward` does it once.
+        """
+        modules = self.__dict__["_modules"]
+        return modules[name] if name in modules else self.__dict__[name]
+
+    def forward(self, frames: Tensor, steps: int | None = None) -> list[State]:
+        """Runs over T frames.
+
+        Args:
+            frames: video, shape ``[S, B, C, H, W]``, values in [0, 1]; S may be 0.
+            steps: how many frames T >= S a model runs over; it generates those after the S-th. The default is S. A
+                guide has nothing to say about frames it cannot see, and stops at S.
+
+        Returns:
+            The T states.
+        """
+        check_frames(frames, self.scene.channels, self.scene.image_size)
+        for name in self.__dict__["_modules"]:
+            getattr(self, name)  # for SVI, which looks for parameters in the trace
+        seen, batch = frames.shape[:2]
+        states: list[State] = []
+        with pyro.plate("sequences", batch, dim=-1):
+            state = self.init(batch)
+            for t in pyro.markov(range(self.length(seen, steps))):
+                state = self.step(t, state, frames[t] if t < seen else None)
+                states.append(state)
+        return states

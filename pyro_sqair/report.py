@@ -1,0 +1,142 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a trained model and guide can do on held-out sequences: figures for a table, and pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_sqair.atomic import atomic_path
+from pyro_sqair.data import Sequences
+from pyro_sqair.evaluation import count_accuracy, discoveries_per_frame, evaluate_likelihood, id_stability
+from pyro_sqair.rollout import Program, Rollout, generate, infer_objects, predict, reconstruct
+from pyro_sqair.scene import Objects
+from pyro_sqair.training import Trainer
+from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
+
+
+def validate(model: Program, guide: Program, test: Sequences) -> dict[str, float]:
+    """A quick look during training: counting, identities and the bound of five particles, in nats a frame.
+
+    Args:
+        model: a generative program.
+        guide: its inference program.
+        test: held-out sequences; a hundred or so will do.
+    """
+    objects = infer_objects(guide, test.frames)
+    likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=(5,), chunk_sequences=128)
+    metrics = {
+        "count_accuracy": count_accuracy(objects.pres, test.count).overall,
+        "bound": likelihood.iwae[5].per_frame,
+    }
+    kept = id_stability(objects, test.count).fraction
+    return metrics if kept is None else metrics | {"ids_kept": kept}
+
+
+def evaluate(
+    model: Program, guide: Program, test: Sequences, num_particles: tuple[int, ...] = (5, 100)
+) -> dict[str, Any]:
+    """Counting, tracking and likelihood on held-out sequences, as plain numbers for JSON.
+
+    Args:
+        model: a generative program.
+        guide: its inference program.
+        test: held-out sequences.
+        num_particles: the numbers K of particles of the IWAE bounds.
+    """
+    objects = infer_objects(guide, test.frames)
+    counting = count_accuracy(objects.pres, test.count)
+    stability = id_stability(objects, test.count)
+    likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=num_particles)
+    return {
+        "sequences": test.frames.shape[1],
+        "frames": test.frames.shape[0],
+        "count_accuracy": counting.overall,
+        "count_accuracy_per_frame": counting.per_frame,
+        "ids_kept": stability.fraction,
+        "ids_kept_of_sequences": stability.counted,
+        "discoveries_per_frame": discoveries_per_frame(objects),
+        **likelihood.summary(),
+    }
+
+
+def write_pictures(model: Program, guide: Program, test: Sequences, out: Path, seen: int = 3) -> list[Path]:
+    """Draws tracks, an animation, predictions and samples into a folder.
+
+    Args:
+        model: a generative program.
+        guide: its inference program.
+        test: held-out sequences; those with objects are shown.
+        out: the folder.
+        seen: how many frames a prediction sees before it imagines the rest.
+
+    Returns:
+        The files.
+    """
+    # An empty sequence makes a dull picture; the order among the others stays as it is.
+    busy = torch.argsort((test.count[0] == 0).long(), stable=True)[:12]
+    frames = test.frames[:, busy]
+    files = [out / name for name in ("tracks.png", "tracks.gif", "prediction.png", "samples.png")]
+    tracks = reconstruct(model, guide, frames)
+    draw_tracks(frames, tracks, files[0])
+    animate_tracks(frames, tracks, files[1])
+    draw_prediction(frames, predict(model, guide, frames[:seen], len(frames)), seen, files[2])
+    samples = generate(model, frames.repeat(1, 4, 1, 1, 1), len(frames))
+    order = torch.argsort((samples.objects.pres[0].sum(-1) == 0).long(), stable=True)
+    draw_samples(select(samples, order), files[3])
+    return files
+
+
+def select(rollout: Rollout, sequences: Tensor) -> Rollout:
+    """Some sequences of a rollout, by index, shape ``[n]``."""
+    return Rollout(Objects(*(field[:, sequences] for field in rollout.objects)), rollout.image[:, sequences])
+
+
+def write_report(trainer: Trainer, model: Program, guide: Program, test: Sequences) -> dict[str, Any]:
+    """Evaluates a training run with its averaged weights and writes metrics and pictures into its folder.
+
+    Args:
+        trainer: the run, finished or not.
+        model: its generative program.
+        guide: its inference program.
+        test: held-out sequences.
+
+    Returns:
+        The content of ``metrics.json``.
+    """
+    with trainer.averaged_weights():
+        metrics = evaluate(model, guide, test)
+        metrics |= {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
+        with atomic_path(trainer.out / "metrics.json") as path:
+            path.write_text(json.dumps(metrics, indent=2) + "\n")
+        write_pictures(model, guide, test, trainer.out)
+    draw_curves(trainer.out / "log.jsonl", trainer.out / "curves.png")
+    return metrics
+
+
+def table(metrics: Mapping[str, Any]) -> str:
+    """The figures of :func:`write_report` as a small table for a terminal."""
+    counts = metrics["count_accuracy_per_frame"]
+    rows = [
+        ("count accuracy", f"{metrics['count_accuracy']:.4f}  (frame 1: {counts[0]:.3f}, last: {counts[-1]:.3f})"),
+        ("ids kept", "-" if metrics["ids_kept"] is None else f"{metrics['ids_kept']:.4f}"),
+    ]
+    for name, value in metrics.items():
+        if name.startswith("iwae") and name.removeprefix("iwae_").isdigit():
+            per_frame, error = metrics[f"{name}_per_frame"], metrics[f"{name}_stderr"]
+            bound = f"{value:.1f} +- {error:.1f} nats  ({per_frame:.1f} a frame)"
+            rows.append((f"log p, IWAE K={name.removeprefix('iwae_')}", bound))
+    rows += [
+        ("log p(x|z)", f"{metrics['reconstruction']:.1f} nats"),
+        ("KL(q||p)", f"{metrics['kl']:.1f} nats"),
+        ("training", f"{metrics['steps']} steps, {metrics['seconds']:.0f} s"),
+    ]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
