@@ -119,23 +119,25 @@ class PropagationGuide(nn.Module):
         proposed = self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
         latents = torch.cat([previous.what, previous.where, previous.pres.unsqueeze(-1)], -1)
         context = self.relation.context(proposed, latents, memory)
+        # Taken apart once: the gradient of an indexed slice is a whole tensor of zeros with that slice in it.
+        contexts, masks, memories = context.unbind(-2), mask.unbind(-2), list(memory.unbind(-2))
+        wheres, whats = previous.where.unbind(-2), previous.what.unbind(-2)
         factor = self.factor()
 
         hidden = self.relation.initial  # line 1
         other = frame.new_zeros(self.what_dim + 4 + 1)  # the object visited before, z_t^j
-        memories = list(memory.unbind(-2))
         for i in slots:  # lines 3-5
             state = memories[i]
-            hidden = self.relation(context[..., i, :], other, hidden)  # line 9, Eq. 14
+            hidden = self.relation(contexts[i], other, hidden)  # line 9, Eq. 14
 
-            change, scale = self.where(join(hidden, previous.where[..., i, :], state)).chunk(2, -1)
+            change, scale = self.where(join(hidden, wheres[i], state)).chunk(2, -1)
             scale = F.softplus(scale + self.scale_bias) + 0.01
-            law = CorrelatedNormal(previous.where[..., i, :] + change, scale, factor)
+            law = CorrelatedNormal(wheres[i] + change, scale, factor)
             where = pyro.sample("where", law)  # line 10
 
-            seen = self.glimpse_encoder(frame, where, mask[..., i, :])  # lines 11-12
+            seen = self.glimpse_encoder(frame, where, masks[i])  # lines 11-12
             memories[i] = self.temporal(join(hidden, where, *seen), state)  # line 13, Eq. 15
-            what = pyro.sample("what", self.what(memories[i], previous.what[..., i, :], *seen))  # line 14
+            what = pyro.sample("what", self.what(memories[i], whats[i], *seen))  # line 14
 
             logits = self.pres(join(hidden, memories[i], what)).squeeze(-1)
             pres = pyro.sample("pres", dist.Bernoulli(logits=logits))  # line 15, Eq. 13

@@ -102,7 +102,8 @@ class AutoregressiveWhere(nn.Module):
     ) -> None:
         super().__init__()
         size = len(mean)
-        self.context = nn.Linear(context_size + size, hidden_size)
+        self.context = nn.Linear(context_size, hidden_size)
+        self.recurrence = nn.Linear(size, hidden_size, bias=False)
         self.input = nn.Linear(size, size)
         self.hidden = nn.Linear(hidden_size, size)
         self.readout = nn.Linear(size, 2 * size)
@@ -112,9 +113,17 @@ class AutoregressiveWhere(nn.Module):
             self.readout.bias.copy_(torch.tensor([*mean, *[math.log(math.expm1(1 - 0.01))] * size]))
 
     def forward(self, context: Tensor, where: Tensor, state: Tensor) -> tuple[dist.Distribution, Tensor]:
-        """The law of the next ``where`` given the one before, and the new state."""
-        context = F.elu(self.context(join(context, state)))
-        state = torch.tanh(self.input(where) + self.hidden(context))
+        """The law of the next ``where``.
+
+        Args:
+            context: what was propagated, from the layer ``context``, shape ``[*, hidden]``; the same for all slots.
+            where: the ``where`` drawn before, shape ``[*, 4]``.
+            state: the recurrent state, shape ``[*, 4]``.
+
+        Returns:
+            The law and the new state.
+        """
+        state = torch.tanh(self.input(where) + self.hidden(F.elu(context + self.recurrence(state))))
         loc, scale = self.readout(state).chunk(2, -1)
         return dist.Normal(loc, F.softplus(scale) + 0.01).to_event(1), state
 
@@ -145,14 +154,14 @@ class DiscoveryPrior(nn.Module):
             first: whether this is the first frame.
         """
         num_slots = propagated.pres.shape[-1]
-        logits = presence_logits(self.count(propagated, first), num_slots - propagated.num_present)
+        logits = presence_logits(self.count(propagated, first), num_slots - propagated.num_present).unbind(-1)
         fraction = propagated.num_present.unsqueeze(-1) / num_slots
-        context = join(self.encoder(propagated), fraction)
+        context = self.where.context(join(self.encoder(propagated), fraction))
         where: Tensor = self.where.initial_where
         state: Tensor = self.where.initial_state
         standard = propagated.what.new_zeros(self.what_dim)
         for i in slots:
-            pyro.sample("pres", dist.Bernoulli(logits=logits[..., i]))
+            pyro.sample("pres", dist.Bernoulli(logits=logits[i]))
             law, state = self.where(context, where, state)
             where = pyro.sample("where", law)
             pyro.sample("what", dist.Normal(standard, 1.0).to_event(1))

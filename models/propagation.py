@@ -48,10 +48,11 @@ class GRUPropagationPrior(nn.Module):
         memory = memory[..., : previous.pres.shape[-1], :]
         memory = self.gru(torch.cat([previous.what, previous.where], -1), memory)
         pres, where, what, where_scale, what_scale = self.readout(memory).split(self.sizes, -1)
-        logits = pres.squeeze(-1) + self.presence_bias
-        where_scale, what_scale = F.softplus(where_scale) + 0.01, F.softplus(what_scale) + 0.01
+        logits = (pres.squeeze(-1) + self.presence_bias).unbind(-1)
+        wheres = list(zip(where.unbind(-2), (F.softplus(where_scale) + 0.01).unbind(-2), strict=True))
+        whats = list(zip(what.unbind(-2), (F.softplus(what_scale) + 0.01).unbind(-2), strict=True))
         for i in slots:
-            pyro.sample("pres", dist.Bernoulli(logits=logits[..., i]))
-            pyro.sample("where", dist.Normal(where[..., i, :], where_scale[..., i, :]).to_event(1))
-            pyro.sample("what", dist.Normal(what[..., i, :], what_scale[..., i, :]).to_event(1))
+            pyro.sample("pres", dist.Bernoulli(logits=logits[i]))
+            pyro.sample("where", dist.Normal(*wheres[i]).to_event(1))
+            pyro.sample("what", dist.Normal(*whats[i]).to_event(1))
         return pad_slots(memory, slots.num)

@@ -141,13 +141,14 @@ def merge(
     pres, order = pres[..., :num_slots], order[..., :num_slots]
 
     def select(first: Tensor, second: Tensor) -> Tensor:
-        return torch.take_along_dim(join(first, second, first.shape[-1]), order.unsqueeze(-1), -2)
+        index = order.unsqueeze(-1).expand(*order.shape, first.shape[-1])
+        return join(first, second, first.shape[-1]).gather(-2, index)
 
     objects = Objects(
         pres=pres,
         where=select(propagated.where, discovered.where) * pres.unsqueeze(-1),
         what=select(propagated.what, discovered.what) * pres.unsqueeze(-1),
-        id=torch.take_along_dim(join(propagated.id, new_id), order, -1),
+        id=join(propagated.id, new_id).gather(-1, order),
     )
     if memory is not None:
         memory = select(memory, memory.new_zeros(memory.shape[-1]) if fresh is None else fresh)
