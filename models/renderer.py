@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from pyro_sqair.networks import MLP
-from pyro_sqair.scene import Objects, occupied
+from pyro_sqair.scene import Objects, SceneConfig, occupied
 from pyro_sqair.spatial import coverage, paste, place
 
 
@@ -61,15 +63,14 @@ class Renderer(nn.Module):
         return paste(glimpses, placement) + self.mean_image * written
 
 
-def mlp_renderer(
-    what_dim: int,
-    hidden_size: int,
-    channels: int = 1,
-    glimpse_size: tuple[int, int] = (20, 20),
-    image_size: tuple[int, int] = (50, 50),
-    std: float = 0.3,
-) -> Renderer:
-    """The renderer of MLP-SQAIR (paper, D.2): a decoder with two hidden layers."""
-    pixels = channels * glimpse_size[0] * glimpse_size[1]
-    decoder = MLP(what_dim, [hidden_size, hidden_size], pixels)
-    return Renderer(decoder, channels, glimpse_size, image_size, std=std)
+def mlp_renderer(scene: SceneConfig, hidden_size: int, output_scale: float = 0.25, std: float = 0.3) -> Renderer:
+    """The renderer of MLP-SQAIR (paper, D.2): a decoder with two hidden layers.
+
+    Args:
+        scene: sizes of images, glimpses and latents.
+        hidden_size: units of both layers.
+        output_scale: see :class:`Renderer`; a larger one lets appearances be learned faster.
+        std: the standard deviation of a pixel.
+    """
+    decoder = MLP(scene.what_dim, [hidden_size, hidden_size], scene.channels * math.prod(scene.glimpse_size))
+    return Renderer(decoder, scene.channels, scene.glimpse_size, scene.image_size, output_scale, std)

@@ -117,7 +117,7 @@ class SQAIR(Program):
         hidden_size: int = 256,
         encoder: SetEncoder | None = None,
         count: nn.Module | None = None,
-        std: float = 0.3,
+        renderer: Renderer | None = None,
     ) -> SQAIR:
         """The generative half of MLP-SQAIR (paper, D.2).
 
@@ -126,13 +126,15 @@ class SQAIR(Program):
             hidden_size: units of every network.
             encoder: summarises propagated objects; pass the guide's own to share it, as the released code does.
             count: the count prior; the default is learned.
-            std: the standard deviation of a pixel.
+            renderer: the default is that of MLP-SQAIR.
         """
         if encoder is None:
             encoder = SetEncoder(scene.what_dim, hidden_size)
+        if renderer is None:
+            renderer = mlp_renderer(scene, hidden_size)
         return cls(
             DiscoveryPrior(scene.num_slots, scene.what_dim, encoder, count),
             GRUPropagationPrior(scene.what_dim, hidden_size),
-            mlp_renderer(scene.what_dim, hidden_size, scene.channels, scene.glimpse_size, scene.image_size, std),
+            renderer,
             scene,
         )

@@ -22,7 +22,7 @@ from pyro_sqair.data import (
     published_motion,
 )
 from pyro_sqair.guides import SQAIRGuide
-from pyro_sqair.models import SQAIR, FixedCount
+from pyro_sqair.models import SQAIR, FixedCount, mlp_renderer
 from pyro_sqair.networks import SetEncoder
 from pyro_sqair.scene import SceneConfig
 from pyro_sqair.training import TrainingConfig, published
@@ -38,6 +38,8 @@ class Preset:
         motion: how they move.
         scene: sizes of images, glimpses and latents.
         hidden_size: units of every network.
+        decoder_size: units of the glimpse decoder; None for ``hidden_size``.
+        output_scale: where the learned scale of the decoder's output starts.
         object_costs: nats an object costs in the first frame and in later ones (a fixed count prior); None for the
             paper's learned count prior.
         training: how to train.
@@ -48,6 +50,8 @@ class Preset:
     motion: MotionConfig
     scene: SceneConfig
     hidden_size: int
+    decoder_size: int | None = None
+    output_scale: float = 0.25
     object_costs: tuple[float, float] | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
@@ -57,6 +61,7 @@ class Preset:
             "program": "sqair",
             "scene": asdict(self.scene),
             "hidden_size": self.hidden_size,
+            "decoder_size": self.decoder_size,
             "object_costs": self.object_costs,
         }
 
@@ -75,7 +80,8 @@ class Preset:
         """A model and its guide with fresh weights; they share the encoder of propagated objects."""
         encoder = SetEncoder(self.scene.what_dim, self.hidden_size)
         count = None if self.object_costs is None else FixedCount(*self.object_costs)
-        model = SQAIR.build(self.scene, self.hidden_size, encoder, count)
+        renderer = mlp_renderer(self.scene, self.decoder_size or self.hidden_size, self.output_scale)
+        model = SQAIR.build(self.scene, self.hidden_size, encoder, count, renderer)
         return model, SQAIRGuide.build(self.scene, self.hidden_size, encoder)
 
 
@@ -100,7 +106,13 @@ def moving_mnist_preset() -> Preset:
         motion=published_motion(),
         scene=SceneConfig(num_slots=3, what_dim=32),
         hidden_size=128,
-        training=TrainingConfig(),
+        decoder_size=256,
+        output_scale=1.0,
+        training=TrainingConfig(
+            steps=10_000,
+            curriculum=((3, 0.35), (4, 0.10), (6, 0.20), (10, 0.35)),
+            ema_decay=0.998,
+        ),
     )
 
 

@@ -14,8 +14,9 @@ from pyro_sqair.training.config import TrainingConfig
 def learning_rate(step: int, config: TrainingConfig) -> float:
     """The rate of update number `step`, counted from 0.
 
-    Rises linearly, as (step + 1) / warmup_steps of `learning_rate`; then a half cosine reaches
-    `final_learning_rate` at the last step. With `learning_rate_changes`, plateaus take the cosine's place.
+    Rises linearly, as (step + 1) / warmup_steps of `learning_rate`; then a half cosine in the *work* done
+    reaches `final_learning_rate` at the last step, so that the few, long steps at the end of a curriculum do not
+    all fall where the rate is next to nothing. With `learning_rate_changes`, plateaus take the cosine's place.
     """
     rise = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.learning_rate_changes:
@@ -25,7 +26,8 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
         return rise * rate
     if step < config.warmup_steps:
         return rise * config.learning_rate
-    progress = min(1.0, (step - config.warmup_steps) / max(1, config.steps - 1 - config.warmup_steps))
+    start, stop = work(config.warmup_steps, config), work(config.steps - 1, config)
+    progress = min(1.0, (work(step, config) - start) / max(1, stop - start))
     drop = config.learning_rate - config.final_learning_rate
     return config.final_learning_rate + 0.5 * drop * (1 + math.cos(math.pi * progress))
 
