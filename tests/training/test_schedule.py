@@ -12,13 +12,30 @@ SHARES = ((3, 0.40), (4, 0.15), (6, 0.20), (10, 0.25))
 
 
 def test_warm_up_is_linear_then_half_a_cosine() -> None:
-    config = TrainingConfig(steps=15, warmup_steps=4, learning_rate=1.0, final_learning_rate=0.2)
+    config = TrainingConfig(
+        steps=15, warmup_steps=4, learning_rate=1.0, final_learning_rate=0.2, curriculum=((3, 1.0),)
+    )
     rates = [learning_rate(step, config) for step in range(15)]
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert rates[4] == 1.0
     assert rates[9] == pytest.approx(0.6, abs=1e-15)  # half way from step 4 to step 14
     assert rates[14] == pytest.approx(0.2, abs=1e-15)
     assert rates[6] == pytest.approx(0.2 + 0.4 * (1 + math.cos(0.2 * math.pi)), abs=1e-15)
+
+
+def test_cosine_runs_over_work_not_steps() -> None:
+    """Ten steps of length 1, then five of length 2: the first of the long ones begins half way through the work."""
+    config = TrainingConfig(
+        steps=16,
+        warmup_steps=1,
+        learning_rate=1.0,
+        final_learning_rate=0.5,
+        curriculum=((1, 0.5), (2, 0.5)),
+    )
+    assert [sequence_length(step, config) for step in range(16)] == [1] * 11 + [2] * 5
+    # From step 1 to step 15 there are 10 frames in short steps and 8 in long ones.
+    assert learning_rate(11, config) == pytest.approx(0.5 + 0.25 * (1 + math.cos(math.pi * 10 / 18)), abs=1e-15)
+    assert learning_rate(15, config) == pytest.approx(0.5, abs=1e-15)
 
 
 def test_equal_rates_are_constant() -> None:
