@@ -59,7 +59,7 @@ def main(args: Arguments) -> None:
 
     torch.manual_seed(args.seed)
     model, guide = (program.to(device) for program in experiment.programs())
-    check_sites(model, guide, test.frames[:3, :2])
+    check_sites(model, guide, test.frames[:3, :32])
 
     few = next(test.split(128))
     elbo = VIMCO(num_particles=config.num_particles)

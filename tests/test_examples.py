@@ -1,0 +1,68 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every example runs, on settings so small that it takes seconds."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SMALL = {"moving_mnist.py": ["--steps", "2", "--sequences", "4"]}
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs an example as a user would, on one thread."""
+    command = [sys.executable, str(ROOT / "examples" / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_every_example_is_run() -> None:
+    assert {path.name for path in (ROOT / "examples").glob("*.py")} == SMALL.keys()
+
+
+def test_moving_mnist_trains_reports_and_continues(tmp_path: Path) -> None:
+    arguments = [*SMALL["moving_mnist.py"], "--threads", "1", "--out", str(tmp_path / "run")]
+    first = run("moving_mnist.py", *arguments)
+    assert first.returncode == 0, first.stderr
+    made = {path.name for path in (tmp_path / "run").iterdir()}
+    pictures = {"tracks.png", "tracks.gif", "prediction.png", "samples.png", "curves.png"}
+    assert made == pictures | {"metrics.json", "log.jsonl", "config.json", "checkpoint.pt"}
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["steps"] == 2
+    assert len(metrics["count_accuracy_per_frame"]) == 10
+    assert metrics["kl"] == pytest.approx(metrics["reconstruction"] - metrics["elbo"], rel=1e-4)
+    for line in ("count accuracy", "IWAE K=100", "tracks.png"):
+        assert line in first.stdout
+
+    # A second run trains no more, and finds the same.
+    second = run("moving_mnist.py", *arguments)
+    assert second.returncode == 0, second.stderr
+    assert "continuing" in second.stdout
+    again = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert again["steps"] == 2
+
+    # Another model does not take the first one's place.
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    other = run("moving_mnist.py", *arguments, "--seed", "3")
+    assert other.returncode != 0
+    assert "expected" in other.stderr
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+
+
+def test_an_unknown_preset_names_the_known_ones(tmp_path: Path) -> None:
+    result = run("moving_mnist.py", "--preset", "mnist", "--out", str(tmp_path / "run"))
+    assert result.returncode != 0
+    assert "moving-mnist" in result.stderr + result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_mnist_files_are_named(tmp_path: Path) -> None:
+    arguments = ["--preset", "moving-mnist", "--mnist", str(tmp_path), "--out", str(tmp_path / "run")]
+    result = run("moving_mnist.py", *arguments)
+    assert result.returncode != 0
+    assert "train-images-idx3-ubyte.gz" in result.stderr
+    assert not (tmp_path / "run").exists()
