@@ -73,7 +73,8 @@ def main(args: Arguments) -> None:
         print("the same command continues")
         return
     print("evaluating and drawing ...")
-    print(table(write_report(trainer, model, guide, test)))
+    priced = experiment.object_costs is not None  # such a prior hardly ever draws an object of its own
+    print(table(write_report(trainer, model, guide, test, given_counts=priced)))
     print(f"pictures: {args.out}/tracks.png, tracks.gif, prediction.png, samples.png, curves.png")
 
 

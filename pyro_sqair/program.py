@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
+from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_sqair.frames import check_frames
+from pyro_sqair.frames import check_frames, check_values
 from pyro_sqair.scene import SceneConfig, State
 
 
@@ -66,8 +67,14 @@ class Program(PyroModule):
 
         Returns:
             The T states.
+
+        Raises:
+            ValueError: for frames of another shape or dtype; and, if Pyro's validation is on, for values that are not
+                numbers in [0, 1].
         """
         check_frames(frames, self.scene.channels, self.scene.image_size)
+        if is_validation_enabled():  # it reads the data; the trainer has it on for the first step of a run
+            check_values(frames)
         for name in self.__dict__["_modules"]:
             getattr(self, name)  # for SVI, which looks for parameters in the trace
         seen, batch = frames.shape[:2]

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pyro_sqair.atomic import atomic_path
 from pyro_sqair.data import Sequences
 from pyro_sqair.evaluation import count_accuracy, discoveries_per_frame, evaluate_likelihood, id_stability
-from pyro_sqair.rollout import Program, Rollout, generate, infer_objects, predict, reconstruct
-from pyro_sqair.scene import Objects
+from pyro_sqair.rollout import Program, generate, infer_objects, predict, reconstruct
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
 
@@ -67,7 +65,9 @@ def evaluate(
     }
 
 
-def write_pictures(model: Program, guide: Program, test: Sequences, out: Path, seen: int = 3) -> list[Path]:
+def write_pictures(
+    model: Program, guide: Program, test: Sequences, out: Path, given_counts: bool = False, seen: int = 3
+) -> list[Path]:
     """Draws tracks, an animation, predictions and samples into a folder.
 
     Args:
@@ -75,6 +75,7 @@ def write_pictures(model: Program, guide: Program, test: Sequences, out: Path, s
         guide: its inference program.
         test: held-out sequences; those with objects are shown.
         out: the folder.
+        given_counts: whether samples begin with as many objects as were inferred, instead of drawing their number.
         seen: how many frames a prediction sees before it imagines the rest.
 
     Returns:
@@ -88,18 +89,14 @@ def write_pictures(model: Program, guide: Program, test: Sequences, out: Path, s
     draw_tracks(frames, tracks, files[0])
     animate_tracks(frames, tracks, files[1])
     draw_prediction(frames, predict(model, guide, frames[:seen], len(frames)), seen, files[2])
-    samples = generate(model, frames.repeat(1, 4, 1, 1, 1), len(frames))
-    order = torch.argsort((samples.objects.pres[0].sum(-1) == 0).long(), stable=True)
-    draw_samples(select(samples, order), files[3])
+    count = tracks.objects.pres[0].sum(-1) if given_counts else None
+    draw_samples(generate(model, frames, len(frames), count), files[3])
     return files
 
 
-def select(rollout: Rollout, sequences: Tensor) -> Rollout:
-    """Some sequences of a rollout, by index, shape ``[n]``."""
-    return Rollout(Objects(*(field[:, sequences] for field in rollout.objects)), rollout.image[:, sequences])
-
-
-def write_report(trainer: Trainer, model: Program, guide: Program, test: Sequences) -> dict[str, Any]:
+def write_report(
+    trainer: Trainer, model: Program, guide: Program, test: Sequences, given_counts: bool = False
+) -> dict[str, Any]:
     """Evaluates a training run with its averaged weights and writes metrics and pictures into its folder.
 
     Args:
@@ -107,6 +104,7 @@ def write_report(trainer: Trainer, model: Program, guide: Program, test: Sequenc
         model: its generative program.
         guide: its inference program.
         test: held-out sequences.
+        given_counts: see :func:`write_pictures`.
 
     Returns:
         The content of ``metrics.json``.
@@ -116,7 +114,7 @@ def write_report(trainer: Trainer, model: Program, guide: Program, test: Sequenc
         metrics |= {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
         with atomic_path(trainer.out / "metrics.json") as path:
             path.write_text(json.dumps(metrics, indent=2) + "\n")
-        write_pictures(model, guide, test, trainer.out)
+        write_pictures(model, guide, test, trainer.out, given_counts)
     draw_curves(trainer.out / "log.jsonl", trainer.out / "curves.png")
     return metrics
 

@@ -80,12 +80,17 @@ def predict(model: Program, guide: Program, frames: Tensor, steps: int) -> Rollo
 
 
 @torch.no_grad()
-def generate(model: Program, like: Tensor, steps: int) -> Rollout:
+def generate(model: Program, like: Tensor, steps: int, count: Tensor | None = None) -> Rollout:
     """Draws video from the prior.
 
     Args:
         model: a generative program.
         like: frames whose batch size, image size, dtype and device to take, shape ``[S, B, C, H, W]``.
         steps: the number T of frames.
+        count: how many objects each sequence begins with, shape ``[B]``; None to draw that too. A count prior that is
+            a price, not a belief, hardly ever draws any.
     """
+    if count is not None:
+        given = {f"frame_0/disc_{i}/pres": (count > i).to(like.dtype) for i in range(int(count.max()) + 1)}
+        model = poutine.condition(model, data=given)
     return _rollout(model(like[:0], steps))

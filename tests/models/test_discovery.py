@@ -1,0 +1,174 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The discovery prior: a truncated categorical count written slot by slot, and where new objects are expected."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+from pyro_sqair.models import AutoregressiveWhere, CategoricalCount, DiscoveryPrior, FixedCount, presence_logits
+from pyro_sqair.networks import SetEncoder
+from pyro_sqair.scene import Objects
+from pyro_sqair.slots import DiscoverySlots
+
+N, D = 4, 2
+
+
+def propagated(number: Tensor) -> Objects:
+    """Scenes with the given numbers of objects, dtype float64."""
+    pres = (torch.arange(N) < number.unsqueeze(-1)).double()
+    where, what = (torch.randn(*pres.shape, size).double() * pres.unsqueeze(-1) for size in (4, D))
+    return Objects(pres, where, what, torch.where(pres > 0, torch.arange(N), -1))
+
+
+def log_prob_of_count(logits: Tensor, count: int, room: int) -> Tensor:
+    """The product of Bernoulli terms that finds `count` objects and then, if there is room, no more."""
+    total = logsigmoid(logits[..., :count]).sum(-1)
+    return total + logsigmoid(-logits[..., count]) if count < room else total
+
+
+class TestPresenceLogits:
+    @pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
+    @pytest.mark.parametrize("offset", [0.0, 300.0, -300.0])
+    def test_equals_truncated_categorical(self, spread, offset):
+        """Exact for every count and every room; a constant added to all logits is no matter."""
+        count_logits = (spread * torch.randn(50, N + 1) + offset).double()
+        for room in range(N + 1):
+            logits = presence_logits(count_logits, torch.full((50,), float(room)))
+            assert logits.shape == (50, N)
+            expected = count_logits[:, : room + 1].log_softmax(-1)
+            for count in range(room + 1):
+                torch.testing.assert_close(
+                    log_prob_of_count(logits, count, room), expected[:, count], rtol=1e-6, atol=1e-6
+                )
+
+    @pytest.mark.parametrize("cost", [5.0, 40.0, 150.0])
+    def test_costs_of_any_size(self, cost):
+        count_logits = -cost * torch.arange(N + 1).double()
+        for room in range(N + 1):
+            logits = presence_logits(count_logits, torch.tensor(float(room)))
+            expected = count_logits[: room + 1].log_softmax(-1)
+            for count in range(room + 1):
+                torch.testing.assert_close(log_prob_of_count(logits, count, room), expected[count])
+
+    def test_batch_shapes(self):
+        room = torch.tensor([[0.0, 1, 2], [3, 4, 4]])
+        for shape in [(), (3,), (2, 3), (5, 2, 3)]:
+            count_logits = torch.randn(*shape, N + 1)
+            logits = presence_logits(count_logits, room)
+            assert logits.shape == (*torch.broadcast_shapes(shape, room.shape), N)
+            single = presence_logits(count_logits.expand(*logits.shape[:-1], N + 1)[..., 1, 0, :], torch.tensor(3.0))
+            torch.testing.assert_close(logits[..., 1, 0, :], single)
+
+    def test_closed_slots_are_surely_empty(self):
+        logits = presence_logits(torch.randn(N + 1), torch.tensor(2.0))
+        assert (torch.sigmoid(logits[2:]) < 1e-30).all()
+
+    def test_gradients(self):
+        count_logits = torch.randn(N + 1, dtype=torch.float64, requires_grad=True)
+        for room in range(N + 1):
+            assert torch.autograd.gradcheck(lambda c, r=room: presence_logits(c, torch.tensor(float(r))), count_logits)
+
+
+class TestCounts:
+    def test_fixed_count(self):
+        count = FixedCount(5.0, 10.0)
+        scene = propagated(torch.tensor([0, 2]))
+        assert list(count.parameters()) == []
+        for first, cost in ((True, 5.0), (False, 10.0)):
+            logits = count(scene, first)
+            assert logits.dtype == torch.float64
+            assert torch.equal(logits, -cost * torch.arange(N + 1).double())
+
+    def test_categorical_count(self):
+        count = CategoricalCount(N).double()
+        scene = propagated(torch.tensor([0, 2, 4]))
+        hidden = count.mlp(torch.tensor([[0.0], [0.5], [1.0]]).double())
+        torch.testing.assert_close(count(scene, True), torch.nn.functional.elu(hidden))
+        later = torch.tensor([10.0] + [0.0] * N).double()
+        torch.testing.assert_close(count(scene, False), torch.nn.functional.elu(hidden + later))
+
+    def test_nothing_new_is_expected_later(self):
+        count = CategoricalCount(N).double()
+        scene = propagated(torch.tensor([0, 1, 2, 3]))
+        first, later = (presence_logits(count(scene, f), N - scene.num_present)[:, 0] for f in (True, False))
+        assert (torch.sigmoid(first) > 0.2).all()
+        assert (torch.sigmoid(later) < 1e-3).all()
+
+
+class TestWhere:
+    def test_starts_at_the_given_mean_with_unit_deviation(self):
+        """Whatever the context and however many objects came before."""
+        prior = AutoregressiveWhere(7)
+        context, where, state = prior.context(3 * torch.randn(20, 7)), prior.initial_where, prior.initial_state
+        for _ in range(3):
+            law, state = prior(context, where, state)
+            assert law.event_shape == (4,)
+            torch.testing.assert_close(law.mean, torch.tensor([-2.0, -2, 0, 0]).expand(20, 4))
+            torch.testing.assert_close(law.stddev, torch.ones(20, 4))
+            where = 3 * torch.randn(20, 4)
+
+    def test_learns_from_context_and_from_what_came_before(self):
+        prior = AutoregressiveWhere(7)
+        for parameter in prior.parameters():
+            torch.nn.init.normal_(parameter)
+        context, where, state = torch.randn(7), torch.randn(4), torch.zeros(4)
+
+        def mean(context, where, state):
+            law, new = prior(prior.context(context), where, state)
+            return law.mean, new
+
+        loc, new = mean(context, where, state)
+        assert not torch.equal(loc, mean(torch.randn(7), where, state)[0])
+        assert not torch.equal(loc, mean(context, torch.randn(4), state)[0])
+        assert not torch.equal(loc, mean(context, where, new)[0])
+
+
+class TestDiscoveryPrior:
+    def prior(self, **kwargs) -> DiscoveryPrior:
+        return DiscoveryPrior(N, D, SetEncoder(D, 8), **kwargs).double()
+
+    def run(self, prior, scene, first=True):
+        slots = DiscoverySlots(scene)
+        with pyro.plate("sequences", scene.pres.shape[-2], dim=-1):
+            prior(scene, slots, first)
+        return slots
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_log_prob_is_that_of_the_categorical_count(self, first):
+        """Whatever is drawn: the log-probabilities of all presences add up to that of their number."""
+        prior = self.prior()
+        torch.nn.init.normal_(prior.count.bias)
+        torch.nn.init.normal_(prior.count.later)
+        scene = propagated(torch.arange(N + 1).repeat(20))
+        trace = poutine.trace(lambda: self.run(prior, scene, first)).get_trace()
+        trace.compute_log_prob()
+        pres = [site for name, site in trace.nodes.items() if name.endswith("/pres")]
+        number = sum(site["value"] for site in pres).long()
+        room = (N - scene.num_present).long()
+        assert (number <= room).all()
+        count_logits = prior.count(scene, first)
+        fits = torch.arange(N + 1) <= room.unsqueeze(-1)
+        expected = count_logits.masked_fill(~fits, -torch.inf).log_softmax(-1)
+        torch.testing.assert_close(
+            sum(site["log_prob"] for site in pres), expected.gather(-1, number.unsqueeze(-1)).squeeze(-1)
+        )
+
+    def test_what_is_standard_normal(self):
+        slots = None
+        prior, scene = self.prior(count=FixedCount(-50.0, 0.0)), propagated(torch.tensor([0, 1]))
+        trace = poutine.trace(lambda: self.run(prior, scene)).get_trace()
+        site = trace.nodes["disc_0/what"]
+        site_log_prob = site["fn"].log_prob(site["value"])
+        expected = dist.Normal(0.0, 1.0).log_prob(site["value"]).sum(-1)
+        torch.testing.assert_close(site_log_prob, expected)
+        slots = trace.nodes["_RETURN"]["value"]
+        assert slots.objects(None, D, scene.pres).num_present.tolist() == [4.0, 3.0]
+
+    def test_default_count_is_learned(self):
+        assert isinstance(self.prior().count, CategoricalCount)

@@ -1,0 +1,84 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The renderer against a sum of glimpses written one at a time."""
+
+import itertools
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pyro_sqair.models import Renderer, mlp_renderer
+from pyro_sqair.scene import Objects, SceneConfig
+from pyro_sqair.spatial import scale_and_shift
+
+N, D = 3, 2
+SCENE = SceneConfig(num_slots=N, what_dim=D, channels=2, image_size=(10, 12), glimpse_size=(4, 6))
+
+
+def renderer() -> Renderer:
+    result = mlp_renderer(SCENE, 8).double()
+    torch.nn.init.uniform_(result.mean_image)
+    return result
+
+
+def objects_of(pres: torch.Tensor) -> Objects:
+    where, what = (torch.randn(*pres.shape, size).double() for size in (4, D))
+    return Objects(pres.double(), where, what, torch.where(pres > 0, torch.arange(N), -1))
+
+
+def slow_render(renderer: Renderer, objects: Objects) -> torch.Tensor:
+    """One image, by `grid_sample`'s inverse transform, object by object."""
+    image = torch.zeros(1, 2, *SCENE.image_size).double()
+    written = torch.zeros(1, 1, *SCENE.image_size).double()
+    for i in range(N):
+        if objects.pres[i] == 0:
+            continue
+        scale, shift = scale_and_shift(objects.where[i])
+        theta = torch.cat([torch.diag(1 / scale), (-shift / scale).unsqueeze(-1)], -1)
+        grid = F.affine_grid(theta.unsqueeze(0), [1, 2, *SCENE.image_size], align_corners=False)
+        glimpse = (renderer.decoder(objects.what[i]) * renderer.scale).reshape(1, 2, *SCENE.glimpse_size)
+        image += F.grid_sample(glimpse, grid, align_corners=False)
+        written += F.grid_sample(torch.ones_like(glimpse[:, :1]), grid, align_corners=False)
+    return (image + renderer.mean_image * torch.sigmoid(20 * written - 10)).squeeze(0)
+
+
+@pytest.mark.parametrize("batch", [(6,), (2, 6), (2, 2, 6)])
+def test_sum_of_glimpses(batch):
+    program = renderer()
+    objects = objects_of(torch.arange(N) < torch.randint(0, N + 1, (*batch, 1)))
+    result = program(objects)
+    assert result.shape == (*batch, 2, 10, 12)
+    for b in itertools.product(*map(range, batch)):
+        single = Objects(*(field[b] for field in objects))
+        torch.testing.assert_close(result[b], slow_render(program, single))
+
+
+def test_an_empty_scene_is_dark():
+    objects = objects_of(torch.zeros(5, N))
+    assert (renderer()(objects).abs() < 1e-4).all()
+
+
+def test_absent_objects_leave_no_trace():
+    program, objects = renderer(), objects_of(torch.tensor([[1.0, 0, 0]] * 5))
+    other = objects._replace(where=objects.where.clone(), what=objects.what.clone())
+    other.where[:, 1:] = 5.0
+    other.what[:, 1:] = -7.0
+    assert torch.equal(program(objects), program(other))
+
+
+def test_output_scale_is_learned_and_starts_where_told():
+    assert mlp_renderer(SCENE, 8).scale == 0.25
+    program = mlp_renderer(SCENE, 8, output_scale=2.0, std=0.1)
+    assert isinstance(program.scale, torch.nn.Parameter)
+    assert program.scale == 2.0
+    assert program.std == 0.1
+    what = torch.randn(5, D)
+    torch.testing.assert_close(program.glimpses(what).flatten(-3), 2 * program.decoder(what))
+
+
+@pytest.mark.parametrize("glimpse", [(11, 6), (4, 13)])
+def test_glimpse_larger_than_the_image(glimpse):
+    with pytest.raises(ValueError, match=r"no larger than the image \(10, 12\), got \(\d+, \d+\)"):
+        Renderer(torch.nn.Identity(), 1, glimpse, (10, 12))
