@@ -289,35 +289,38 @@ class TestEarlyEnd:
         slots = DiscoverySlots(objects_of(torch.ones(B, N)))
         assert list(slots) == []
 
-    @pytest.mark.parametrize("seed", range(4))
-    def test_weights_are_the_same(self, monkeypatch, seed):
+    def test_weights_are_the_same(self, monkeypatch):
         model, guide = self.programs()
-        frames = torch.rand(5, 3, 1, 12, 12, dtype=torch.float64)
-        torch.manual_seed(seed)
-        short = poutine.trace(guide).get_trace(frames)
-        short_model = poutine.trace(poutine.replay(model, trace=short)).get_trace(frames)
+        frames = torch.rand(5, 2, 1, 12, 12, dtype=torch.float64)
+        runs = []
+        for _ in range(8):
+            short = poutine.trace(guide).get_trace(frames)
+            runs.append((short, poutine.trace(poutine.replay(model, trace=short)).get_trace(frames)))
 
         monkeypatch.setattr(Slots, "__iter__", visit_all)
         for module in scene_module, *users_of_occupied():
             monkeypatch.setattr(module, "occupied", lambda objects: objects)
-        full = poutine.trace(poutine.replay(guide, trace=short)).get_trace(frames)
-        full_model = poutine.trace(poutine.replay(model, trace=full)).get_trace(frames)
-
-        for few, all_slots in ((short, full), (short_model, full_model)):
-            few.compute_log_prob()
-            all_slots.compute_log_prob()
-            extra = set(sample_sites(all_slots)) - set(sample_sites(few))
-            assert set(sample_sites(few)) < set(sample_sites(all_slots))
-            for name in extra:
-                assert (all_slots.nodes[name]["log_prob"] == 0).all()
-            for name in sample_sites(few):
-                left, right = few.nodes[name], all_slots.nodes[name]
-                torch.testing.assert_close(left["log_prob"], right["log_prob"], rtol=1e-12, atol=1e-12)
-        # and who is there at the end is the same
-        for left, right in zip(short.nodes["_RETURN"]["value"], full.nodes["_RETURN"]["value"], strict=True):
-            assert torch.equal(left.objects.pres, right.objects.pres)
-            assert torch.equal(left.objects.id, right.objects.id)
-            torch.testing.assert_close(left.objects.what, right.objects.what)
+        left_out = 0
+        for short, short_model in runs:
+            full = poutine.trace(poutine.replay(guide, trace=short)).get_trace(frames)
+            full_model = poutine.trace(poutine.replay(model, trace=full)).get_trace(frames)
+            for few, every in ((short, full), (short_model, full_model)):
+                few.compute_log_prob()
+                every.compute_log_prob()
+                assert set(sample_sites(few)) <= set(sample_sites(every))
+                for name in sample_sites(every):
+                    right = every.nodes[name]["log_prob"]
+                    if name in few:
+                        torch.testing.assert_close(few.nodes[name]["log_prob"], right, rtol=1e-12, atol=1e-12)
+                    else:
+                        assert (right == 0).all()
+                        left_out += 1
+            # and who is there in the end is the same
+            for left, right in zip(short.nodes["_RETURN"]["value"], full.nodes["_RETURN"]["value"], strict=True):
+                assert torch.equal(left.objects.pres, right.objects.pres)
+                assert torch.equal(left.objects.id, right.objects.id)
+                assert torch.equal(left.objects.what, right.objects.what)
+        assert left_out > 100
 
 
 def users_of_occupied():

@@ -116,7 +116,7 @@ class TestWhere:
     def test_learns_from_context_and_from_what_came_before(self):
         prior = AutoregressiveWhere(7)
         for parameter in prior.parameters():
-            torch.nn.init.normal_(parameter)
+            torch.nn.init.normal_(parameter, std=0.2)
         context, where, state = torch.randn(7), torch.randn(4), torch.zeros(4)
 
         def mean(context, where, state):
@@ -160,7 +160,6 @@ class TestDiscoveryPrior:
         )
 
     def test_what_is_standard_normal(self):
-        slots = None
         prior, scene = self.prior(count=FixedCount(-50.0, 0.0)), propagated(torch.tensor([0, 1]))
         trace = poutine.trace(lambda: self.run(prior, scene)).get_trace()
         site = trace.nodes["disc_0/what"]

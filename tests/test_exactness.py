@@ -1,0 +1,390 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Exactness of the whole: a SQAIR so small that its evidence is known in closed form.
+
+The real programs run on 2 x 2 images with priors and a renderer that are linear and Gaussian once it is known who is
+present. The oracle below shares numbers with them but no code: it lists every history (who came, stayed and left),
+and given a history the video is one multivariate Gaussian. Importance weights must average to that evidence.
+
+Everything depends on the slot that an object stands in, so objects that end up in the wrong slot change the evidence.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pyro_sqair.guides import SQAIRGuide
+from pyro_sqair.infer import check_sites, effective_sample_size
+from pyro_sqair.infer.log_weights import log_weights
+from pyro_sqair.models import SQAIR, CategoricalCount, DiscoveryPrior, FixedCount
+from pyro_sqair.networks import SetEncoder
+from pyro_sqair.scene import Objects, SceneConfig, State
+from pyro_sqair.slots import Slots
+
+WHERE, WHAT, PIXELS = 4, 1, 4
+LATENT = WHERE + WHAT
+CHUNK = 20_000
+Path = tuple[tuple[int, ...], ...]  # the ids in each frame, in the order of slots: who came, stayed and left
+
+
+@dataclass(frozen=True)
+class World:
+    """The numbers of a linear-Gaussian SQAIR; those that depend on a slot have it as their first dimension."""
+
+    num_slots: int
+    length: int
+    count: str = "user"  # who says how many appear: the user's coin tosses, or a count prior of the library
+    # objects that appear: where = mean + chain * (the one discovered before) + crowd * (sum of the propagated)
+    appear: tuple[float, ...] = (0.6, 0.45)
+    where_mean: tuple[float, ...] = (-0.5, 0.3, 0.2, -0.4)
+    chain: float = 0.3
+    crowd: float = 0.25
+    # objects that stay: where = keep * where + drift[slot] + pull * (sum of the others), what = fade * what + tint[slot]
+    stay: tuple[float, ...] = (0.55, 0.7)
+    keep: float = 0.9
+    drift: tuple[float, ...] = (0.1, -0.15)
+    pull: float = 0.1
+    where_std: float = 0.6
+    fade: float = 0.8
+    tint: tuple[float, ...] = (0.2, -0.1)
+    what_std: float = 0.5
+    pixel_std: float = 0.6
+    weights: np.ndarray = field(init=False)  # [N, PIXELS, LATENT]: what an object adds to the image
+    background: np.ndarray = field(init=False)  # [PIXELS]
+
+    def __post_init__(self) -> None:
+        random = np.random.default_rng(5)
+        object.__setattr__(self, "weights", 0.35 * random.standard_normal((2, PIXELS, LATENT))[: self.num_slots])
+        object.__setattr__(self, "background", 0.2 * random.standard_normal(PIXELS))
+
+    @property
+    def scene(self) -> SceneConfig:
+        return SceneConfig(self.num_slots, WHAT, channels=1, image_size=(2, 2), glimpse_size=(2, 2))
+
+
+# ---------------------------------------------------------------- the oracle: NumPy and nothing of the library
+
+
+class Affine(NamedTuple):
+    """A Gaussian vector as mean + factor @ noise, with the noise of the whole history as one standard Gaussian."""
+
+    mean: np.ndarray  # [E]
+    factor: np.ndarray  # [E, noise]
+
+
+def oracle(world: World, video: np.ndarray, count_law: Callable[[int, bool], np.ndarray]) -> dict[Path, float]:
+    """log p(history, x) of every history.
+
+    Args:
+        world: the numbers.
+        video: x, shape [T, PIXELS].
+        count_law: maps (how many were propagated, is it the first frame) to P(D = 0 ... room).
+    """
+    num_slots, length = world.num_slots, world.length
+    found: dict[Path, float] = {}
+    nothing = Affine(np.zeros(LATENT), np.zeros((LATENT, length * 2 * num_slots * LATENT)))
+    is_where = np.arange(LATENT) < WHERE
+
+    def draw(mean: np.ndarray, factor: np.ndarray, std: np.ndarray, t: int, source: int) -> Affine:
+        own = np.zeros_like(nothing.factor)
+        start = (t * 2 * num_slots + source) * LATENT
+        own[:, start : start + LATENT] = np.diag(std)
+        return Affine(mean, factor + own)
+
+    def moved(previous: list[Affine], i: int, t: int) -> Affine:
+        old = previous[i]
+        others = [o for j, o in enumerate(previous) if j != i]
+        rate = np.where(is_where, world.keep, world.fade)
+        shift = np.where(is_where, world.drift[i], world.tint[i])
+        pull = np.where(is_where, world.pull, 0.0)
+        mean = rate * old.mean + shift + pull * sum((o.mean for o in others), nothing.mean)
+        factor = rate[:, None] * old.factor + pull[:, None] * sum((o.factor for o in others), nothing.factor)
+        return draw(mean, factor, np.where(is_where, world.where_std, world.what_std), t, i)
+
+    def appeared(kept: list[Affine], before: Affine, j: int, t: int) -> Affine:
+        chain, crowd = np.where(is_where, world.chain, 0.0), np.where(is_where, world.crowd, 0.0)
+        mean = chain * before.mean + crowd * sum((o.mean for o in kept), nothing.mean)
+        mean = mean + np.array([*world.where_mean, 0.0])
+        factor = chain[:, None] * before.factor + crowd[:, None] * sum((o.factor for o in kept), nothing.factor)
+        return draw(mean, factor, np.ones(LATENT), t, num_slots + j)
+
+    def visit(path: Path, present: list[Affine], next_id: int, log_prob: float, images: list[Affine]) -> None:
+        t = len(path)
+        if t == length:
+            mean = np.concatenate([image.mean for image in images])
+            factor = np.concatenate([image.factor for image in images])
+            covariance = factor @ factor.T + world.pixel_std**2 * np.eye(len(mean))
+            error = video.reshape(-1) - mean
+            quadratic = error @ np.linalg.solve(covariance, error)
+            volume = np.linalg.slogdet(2 * np.pi * covariance)[1]
+            found[path] = log_prob - 0.5 * (quadratic + volume)
+            return
+        for stays in itertools.product((True, False), repeat=len(present)):
+            stay_prob = math.prod(p if s else 1 - p for p, s in zip(world.stay, stays, strict=False))
+            kept = [moved(present, i, t) for i, s in enumerate(stays) if s]
+            kept_ids = tuple(itertools.compress(path[-1], stays)) if path else ()
+            for num_new, count_prob in enumerate(count_law(len(kept), t == 0)):
+                new, before = [], nothing
+                for j in range(num_new):
+                    before = appeared(kept, before, j, t)
+                    new.append(before)
+                now = kept + new
+                image = Affine(
+                    world.background + sum(world.weights[i] @ o.mean for i, o in enumerate(now)),
+                    sum((world.weights[i] @ o.factor for i, o in enumerate(now)), np.zeros_like(nothing.factor[:PIXELS])),
+                )
+                ids = kept_ids + tuple(range(next_id, next_id + num_new))
+                log_joint = log_prob + math.log(stay_prob) + math.log(count_prob)
+                visit((*path, ids), now, next_id + num_new, log_joint, [*images, image])
+
+    visit((), [], 0, 0.0, [])
+    return found
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    weight = np.exp(logits - logits.max())
+    return weight / weight.sum()
+
+
+def elu(x: np.ndarray) -> np.ndarray:
+    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
+
+def law_of_count(world: World, model: SQAIR) -> Callable[[int, bool], np.ndarray]:
+    """P(D = 0 ... room) by hand (paper, Eq. 8), given how many were propagated and whether this is the first frame."""
+
+    def law(propagated: int, first: bool) -> np.ndarray:
+        room = world.num_slots - propagated
+        if world.count == "user":  # tosses until the first failure
+            heads = np.cumprod([1.0, *world.appear[:room]])
+            return heads * np.array([*(1 - np.array(world.appear[:room])), 1.0])
+        count = model.discovery_prior.count
+        if world.count == "fixed":
+            return softmax(-count.costs[0 if first else 1] * np.arange(room + 1))
+        bias, later, w1, b1, w2, b2 = (p.detach().numpy() for p in count.parameters())
+        hidden = elu(w1[:, 0] * propagated / world.num_slots + b1)
+        return softmax(elu(bias + (0 if first else later) + w2 @ hidden + b2)[: room + 1])
+
+    return law
+
+
+def log_sum_exp(values: list[float]) -> float:
+    top = max(values)
+    return top + math.log(sum(math.exp(v - top) for v in values))
+
+
+# ---------------------------------------------------------------- the programs
+
+
+class LinearRenderer(nn.Module):
+    """Every present object adds a linear image of its ``where`` and ``what``, with weights of its slot."""
+
+    channels, image_size = 1, (2, 2)
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.std = world.pixel_std
+        self.register_buffer("weights", torch.from_numpy(world.weights))
+        self.register_buffer("mean_image", torch.from_numpy(world.background).reshape(1, 2, 2))
+
+    def forward(self, objects: Objects) -> Tensor:
+        latent = torch.cat([objects.where, objects.what], -1) * objects.pres.unsqueeze(-1)
+        image = torch.einsum("ipe,...ie->...p", self.weights, latent)
+        return image.unflatten(-1, (1, 2, 2)) + self.mean_image
+
+
+def make_model(world: World) -> SQAIR:
+    """The generative program; its priors are plain functions, or the library's discovery prior."""
+
+    def moves(previous: Objects, memory: None, slots: Slots) -> None:
+        total = previous.where.sum(-2)  # absent objects hold zeros
+        for i in slots:
+            where, what = previous.where[..., i, :], previous.what[..., i, :]
+            pyro.sample("pres", dist.Bernoulli(torch.tensor(world.stay[i])))
+            loc = world.keep * where + world.drift[i] + world.pull * (total - where)
+            pyro.sample("where", dist.Normal(loc, world.where_std).to_event(1))
+            pyro.sample("what", dist.Normal(world.fade * what + world.tint[i], world.what_std).to_event(1))
+
+    def appears(propagated: Objects, slots: Slots, first: bool) -> None:
+        crowd = propagated.where.sum(-2)  # absent objects hold zeros
+        before = torch.zeros(WHERE)
+        for i in slots:
+            pyro.sample("pres", dist.Bernoulli(torch.tensor(world.appear[i])))
+            loc = torch.tensor(world.where_mean) + world.chain * before + world.crowd * crowd
+            before = pyro.sample("where", dist.Normal(loc, 1.0).to_event(1))
+            pyro.sample("what", dist.Normal(torch.zeros(WHAT), 1.0).to_event(1))
+
+    if world.count == "user":
+        return SQAIR(appears, moves, LinearRenderer(world), world.scene)
+    count: nn.Module = FixedCount(first=0.2, later=0.4)
+    if world.count == "learned":
+        count = CategoricalCount(world.num_slots)
+        for parameter in count.parameters():
+            nn.init.normal_(parameter, std=0.7)
+    prior = DiscoveryPrior(world.num_slots, WHAT, SetEncoder(WHAT, 4), count)
+    with torch.no_grad():
+        prior.where.readout.weight.zero_()  # else the prior of a second object is not Gaussian
+        prior.where.readout.bias[:WHERE] = torch.tensor(world.where_mean)
+    return SQAIR(prior, moves, LinearRenderer(world), world.scene)
+
+
+def make_guide(world: World) -> SQAIRGuide:
+    """A guide of plain functions, in the paper's order: ``where``, ``what``, and only then ``pres``, which sees both.
+
+    Its Gaussians are broader than the prior's, which bounds the weights. What it drew for an object that turned out to
+    be absent still sways the draws that follow, as in the recurrent networks of the real guide.
+    """
+
+    def pres_logits(where: Tensor, what: Tensor, light: Tensor) -> Tensor:
+        return 0.4 + torch.tanh(where[..., 2] - what[..., 0] + light)
+
+    def follow(frame: Tensor, previous: Objects, memory: None, slots: Slots) -> None:
+        light, hint = frame.mean((-3, -2, -1)), torch.zeros(1)
+        for i in slots:
+            loc = world.keep * previous.where[..., i, :] + world.drift[i] + 0.1 * torch.tanh(hint)
+            where = pyro.sample("where", dist.Normal(loc, 1.2 * world.where_std).to_event(1))
+            loc = world.fade * previous.what[..., i, :] + 0.1 * light.unsqueeze(-1)
+            what = pyro.sample("what", dist.Normal(loc, 1.2 * world.what_std).to_event(1))
+            pyro.sample("pres", dist.Bernoulli(logits=pres_logits(where, what, light)))
+            hint = where[..., :1] + what
+
+    def find(frame: Tensor, propagated: Objects, slots: Slots) -> None:
+        light, hint = frame.mean((-3, -2, -1)), torch.zeros(1)
+        for _ in slots:
+            loc = torch.tensor(world.where_mean) + 0.15 * torch.tanh(hint)
+            where = pyro.sample("where", dist.Normal(loc, 1.25).to_event(1))
+            what = pyro.sample("what", dist.Normal(0.1 * light.unsqueeze(-1).expand(-1, WHAT), 1.2).to_event(1))
+            pyro.sample("pres", dist.Bernoulli(logits=pres_logits(where, what, light)))
+            hint = where[..., :1]
+
+    return SQAIRGuide(find, follow, world.scene)
+
+
+def make_neural_guide(world: World) -> SQAIRGuide:
+    """The library's own guide, tiny and untrained, with proposals as broad as the prior."""
+    guide = SQAIRGuide.build(world.scene, hidden_size=4)
+    find, follow = guide.discovery, guide.propagation
+    with torch.no_grad():
+        find.scale_bias.fill_(1.0)
+        find.where[-1].bias[:WHERE] += torch.tensor(world.where_mean)
+        find.glimpse_encoder.what.bias[WHAT:] = 1.0
+        find.pres[-1].bias.zero_()
+        follow.scale_bias.fill_(0.1)
+        follow.what.expected.bias[WHAT:] = 1.5
+        follow.pres[-1].bias.fill_(0.5)
+    return guide
+
+
+# ---------------------------------------------------------------- weighing
+
+
+class Weighed(NamedTuple):
+    """Particles and what they say: which history each one is, as an index into the oracle's."""
+
+    log_weight: Tensor  # [K, B]
+    history: Tensor  # [K, B]
+
+
+def path_code(ids: list[list[int]] | Path, num_slots: int, base: int) -> int:
+    flat = [i for frame in ids for i in [*frame, *[-1] * (num_slots - len(frame))]]
+    return sum((i + 1) * base**power for power, i in enumerate(flat))
+
+
+def weigh(model: SQAIR, guide: Callable[[Tensor], list[State]], frames: Tensor, chunks: int) -> Weighed:
+    """Draws particles in chunks; the states tell who came, stayed and left."""
+    states: list[State] = []
+
+    def recorded(frames: Tensor) -> list[State]:
+        states[:] = guide(frames)
+        return states
+
+    parts = []
+    base = model.scene.num_slots * len(frames) + 1
+    powers = base ** torch.arange(len(frames) * model.scene.num_slots)
+    for _ in range(chunks):
+        with torch.no_grad():
+            weights = log_weights(model, recorded, (frames,), num_particles=CHUNK, max_plate_nesting=1).log_weight
+        ids = torch.cat([s.objects.id.expand(*weights.shape, -1) for s in states], -1)
+        parts.append(Weighed(weights, ((ids + 1) * powers).sum(-1)))
+    return Weighed(*(torch.cat(part) for part in zip(*parts, strict=True)))
+
+
+def mean_and_error(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The average over the first dimension and its standard error."""
+    return values.mean(0), values.std(0) / math.sqrt(len(values))
+
+
+class Case(NamedTuple):
+    """A world, its programs, some videos and what is known of them."""
+
+    world: World
+    model: SQAIR
+    guide: SQAIRGuide
+    frames: Tensor  # [T, B, 1, 2, 2]
+    log_joint: list[dict[Path, float]]  # of each video
+    log_evidence: Tensor  # [B]
+
+
+def make_case(world: World, neural: bool = False, videos: int = 3) -> Case:
+    model = make_model(world)
+    guide = make_neural_guide(world) if neural else make_guide(world)
+    frames = torch.from_numpy(world.background + 0.8 * np.random.default_rng(3).standard_normal((videos, world.length, 4)))
+    law = law_of_count(world, model)
+    log_joint = [oracle(world, video.numpy(), law) for video in frames]
+    log_evidence = torch.tensor([log_sum_exp(list(joint.values())) for joint in log_joint])
+    return Case(world, model, guide, frames.transpose(0, 1).unflatten(-1, (1, 2, 2)), log_joint, log_evidence)
+
+
+@pytest.fixture(autouse=True)
+def double_precision() -> None:
+    torch.set_default_dtype(torch.float64)  # `clean_slate` sets it back
+
+
+def discrepancy(case: Case, guide: Callable[[Tensor], list[State]], chunks: int) -> Tensor:
+    """How far the average weight of each video is from its evidence, in standard errors, shape [B]."""
+    weight = (weigh(case.model, guide, case.frames, chunks).log_weight - case.log_evidence).exp()
+    mean, error = mean_and_error(weight)
+    print([f"{m:.4f}±{e:.4f}" for m, e in zip(mean.tolist(), error.tolist(), strict=True)],
+          "ESS/K", (effective_sample_size(weight.log())/len(weight)).tolist(), "max share", (weight.max(0)[0]/weight.sum(0)).tolist())
+    assert (error < 0.02).all(), f"expected enough particles for the test to mean something, got errors {error}"
+    return (mean - 1) / error
+
+
+WORLDS = [
+    pytest.param(World(1, 1, "fixed"), 2, id="N1-T1-fixed"),
+    pytest.param(World(2, 1, "learned"), 2, id="N2-T1-learned"),
+    pytest.param(World(1, 2, "fixed"), 3, id="N1-T2-fixed"),
+    pytest.param(World(2, 2, "fixed", chain=0, crowd=0), 5, id="N2-T2-fixed"),
+    pytest.param(World(2, 2, "learned", chain=0, crowd=0), 5, id="N2-T2-learned"),
+    pytest.param(World(2, 2), 5, id="N2-T2-user"),
+    pytest.param(World(2, 3), 5, id="N2-T3-user"),
+]
+
+
+@pytest.mark.parametrize(("world", "chunks"), WORLDS)
+def test_average_weight_is_the_evidence(world: World, chunks: int) -> None:
+    case = make_case(world)
+    check_sites(case.model, case.guide, case.frames)
+    z = discrepancy(case, case.guide, chunks)
+    print(z)
+    assert (z.abs() < 4).all(), f"average weights are {z.tolist()} standard errors from p(x)"
+
+
+@pytest.mark.parametrize(("world", "chunks"), WORLDS)
+def test_neural(world: World, chunks: int) -> None:
+    case = make_case(world, neural=True)
+    z = discrepancy(case, case.guide, chunks)
+    print(z)
+    assert (z.abs() < 4).all(), f"average weights are {z.tolist()} standard errors from p(x)"
