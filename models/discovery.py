@@ -17,7 +17,7 @@ from pyro_sqair.networks import MLP, SetEncoder, join
 from pyro_sqair.scene import Objects
 from pyro_sqair.slots import Slots
 
-CLOSED = -88.0  # a logit that float32 cannot tell from certainty
+IMPOSSIBLE = -1e30  # finite, so that differences and gradients stay numbers, and far below any log-probability
 
 
 class CategoricalCount(nn.Module):
@@ -79,10 +79,10 @@ def presence_logits(count_logits: Tensor, room: Tensor) -> Tensor:
     """
     num = count_logits.shape[-1]
     fits = torch.arange(num, device=room.device) <= room.unsqueeze(-1)
-    logits = torch.where(fits, count_logits, CLOSED)
+    logits = torch.where(fits, count_logits, IMPOSSIBLE)
     # log P(D > i) up to a constant, by summing from the largest count down
     more = logits.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
-    return torch.where(fits[..., 1:], more - logits[..., :-1], CLOSED)
+    return torch.where(fits[..., 1:], more - logits[..., :-1], IMPOSSIBLE)
 
 
 class AutoregressiveWhere(nn.Module):
@@ -110,6 +110,7 @@ class AutoregressiveWhere(nn.Module):
         self.initial_state = nn.Parameter(torch.zeros(size))
         self.initial_where = nn.Parameter(torch.zeros(size))
         with torch.no_grad():
+            self.readout.weight.zero_()
             self.readout.bias.copy_(torch.tensor([*mean, *[math.log(math.expm1(1 - 0.01))] * size]))
 
     def forward(self, context: Tensor, where: Tensor, state: Tensor) -> tuple[dist.Distribution, Tensor]:

@@ -156,13 +156,14 @@ def merge(
 
 
 def occupied(objects: Objects) -> Objects:
-    """Leaves out the last slots where no sequence and particle has an object, as present ones stand first.
+    """Leaves out the last slots, those after the last one in which any sequence or particle has an object.
 
     On a CPU this saves work on every frame; on a GPU looking would cost more than it saves, so nothing is left out.
     """
     if objects.pres.device.type != "cpu":
         return objects
-    num = max(int(objects.num_present.max()), 1)
+    used = (objects.pres > 0).reshape(-1, objects.pres.shape[-1]).any(0).nonzero()
+    num = int(used[-1]) + 1 if len(used) else 1
     return Objects(*(field.narrow(objects.pres.dim() - 1, 0, num) for field in objects))
 
 
@@ -172,5 +173,7 @@ def pad_slots(memory: Tensor, num_slots: int) -> Tensor:
 
 
 def stack_objects(scenes: list[Objects]) -> Objects:
-    """Stacks the objects of T frames into shape ``[T, *, N]``."""
+    """Stacks the objects of T >= 1 frames into shape ``[T, *, N]``."""
+    if not scenes:
+        raise ValueError("expected at least one frame, got none")
     return Objects(*(torch.stack(torch.broadcast_tensors(*field)) for field in zip(*scenes, strict=True)))

@@ -103,15 +103,17 @@ class Slots:
             if is_open.device.type == "cpu" and not is_open.any():
                 break
             slot = _Slot(f"{self.phase}_{i}", is_open)
-            with slot:
-                yield i
-            missing = {"pres", "where", "what"} - slot.draws.keys()
-            if missing:
+            try:
+                with slot:
+                    yield i
+            finally:  # a caller may break out of the loop once it has drawn
+                if slot.draws:
+                    self.draws.append(slot.draws)
+            if missing := {"pres", "where", "what"} - slot.draws.keys():
                 raise ValueError(
                     f"expected sites 'pres', 'where' and 'what' in slot {self.phase}_{i}, got "
                     f"{sorted(slot.draws)}; missing: {sorted(missing)}"
                 )
-            self.draws.append(slot.draws)
 
     def objects(self, ids: Tensor | None, what_dim: int, like: Tensor) -> Objects:
         """The objects that were drawn, shape ``[*, N]``.

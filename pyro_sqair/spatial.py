@@ -60,7 +60,8 @@ def where_from_boxes(box: Tensor, image_size: tuple[int, int]) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _centres(num: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Centres of ``num`` cells that tile [-1, 1]."""
-    return (2 * torch.arange(num, dtype=dtype, device=device) + 1) / num - 1
+    with torch.inference_mode(False):  # what is kept must serve training too
+        return (2 * torch.arange(num, dtype=dtype, device=device) + 1) / num - 1
 
 
 def crop(image: Tensor, where: Tensor, glimpse_size: tuple[int, int]) -> Tensor:

@@ -48,9 +48,9 @@ class World:
     count: str = "user"  # who says how many appear: the user's coin tosses, or a count prior of the library
     # objects that appear: where = mean + chain * (the one discovered before) + crowd * (sum of the propagated)
     appear: tuple[float, ...] = (0.6, 0.45)
-    where_mean: tuple[float, ...] = (-0.5, 0.3, 0.2, -0.4)
+    where_mean: tuple[float, ...] = (-1.0, -1.0, 0.5, -0.5)
     chain: float = 0.3
-    crowd: float = 0.25
+    crowd: float = 0.8
     # objects that stay: where = keep * where + drift[slot] + pull * (sum of the others), what = fade * what + tint[slot]
     stay: tuple[float, ...] = (0.55, 0.7)
     keep: float = 0.9
@@ -60,14 +60,14 @@ class World:
     fade: float = 0.8
     tint: tuple[float, ...] = (0.2, -0.1)
     what_std: float = 0.5
-    pixel_std: float = 0.6
+    pixel_std: float = 0.35
     weights: np.ndarray = field(init=False)  # [N, PIXELS, LATENT]: what an object adds to the image
     background: np.ndarray = field(init=False)  # [PIXELS]
 
     def __post_init__(self) -> None:
         random = np.random.default_rng(5)
-        object.__setattr__(self, "weights", 0.35 * random.standard_normal((2, PIXELS, LATENT))[: self.num_slots])
-        object.__setattr__(self, "background", 0.2 * random.standard_normal(PIXELS))
+        object.__setattr__(self, "weights", 0.2 * random.standard_normal((2, PIXELS, LATENT))[: self.num_slots])
+        object.__setattr__(self, "background", random.uniform(0.3, 0.7, PIXELS))
 
     @property
     def scene(self) -> SceneConfig:
@@ -243,31 +243,35 @@ def make_model(world: World) -> SQAIR:
 def make_guide(world: World) -> SQAIRGuide:
     """A guide of plain functions, in the paper's order: ``where``, ``what``, and only then ``pres``, which sees both.
 
-    Its Gaussians are broader than the prior's, which bounds the weights. What it drew for an object that turned out to
-    be absent still sways the draws that follow, as in the recurrent networks of the real guide.
+    Its Gaussians are a little off the prior's and broader, which bounds the weights. What it drew for an object that
+    turned out to be absent still sways later draws, as in the recurrent networks of the library's guide.
     """
+    broad = 1.15
 
-    def pres_logits(where: Tensor, what: Tensor, light: Tensor) -> Tensor:
-        return 0.4 + torch.tanh(where[..., 2] - what[..., 0] + light)
+    def stays(where: Tensor, what: Tensor, light: Tensor) -> Tensor:
+        return 0.3 + torch.tanh(where[..., 2] - what[..., 0] + light)
 
     def follow(frame: Tensor, previous: Objects, memory: None, slots: Slots) -> None:
         light, hint = frame.mean((-3, -2, -1)), torch.zeros(1)
+        total = (previous.where * previous.pres.unsqueeze(-1)).sum(-2)
         for i in slots:
-            loc = world.keep * previous.where[..., i, :] + world.drift[i] + 0.1 * torch.tanh(hint)
-            where = pyro.sample("where", dist.Normal(loc, 1.2 * world.where_std).to_event(1))
-            loc = world.fade * previous.what[..., i, :] + 0.1 * light.unsqueeze(-1)
-            what = pyro.sample("what", dist.Normal(loc, 1.2 * world.what_std).to_event(1))
-            pyro.sample("pres", dist.Bernoulli(logits=pres_logits(where, what, light)))
+            where, what = previous.where[..., i, :], previous.what[..., i, :]
+            loc = world.keep * where + world.drift[i] + world.pull * (total - where) + 0.1 * torch.tanh(hint)
+            where = pyro.sample("where", dist.Normal(loc, broad * world.where_std).to_event(1))
+            loc = world.fade * what + world.tint[i] + 0.1 * light.unsqueeze(-1)
+            what = pyro.sample("what", dist.Normal(loc, broad * world.what_std).to_event(1))
+            pyro.sample("pres", dist.Bernoulli(logits=stays(where, what, light)))
             hint = where[..., :1] + what
 
     def find(frame: Tensor, propagated: Objects, slots: Slots) -> None:
-        light, hint = frame.mean((-3, -2, -1)), torch.zeros(1)
+        light = frame.mean((-3, -2, -1))
+        crowd = (propagated.where * propagated.pres.unsqueeze(-1)).sum(-2)
+        before = torch.zeros(WHERE)
         for _ in slots:
-            loc = torch.tensor(world.where_mean) + 0.15 * torch.tanh(hint)
-            where = pyro.sample("where", dist.Normal(loc, 1.25).to_event(1))
-            what = pyro.sample("what", dist.Normal(0.1 * light.unsqueeze(-1).expand(-1, WHAT), 1.2).to_event(1))
-            pyro.sample("pres", dist.Bernoulli(logits=pres_logits(where, what, light)))
-            hint = where[..., :1]
+            loc = torch.tensor(world.where_mean) + world.chain * before + world.crowd * crowd
+            before = pyro.sample("where", dist.Normal(loc + 0.1 * light.unsqueeze(-1), broad).to_event(1))
+            what = pyro.sample("what", dist.Normal(0.2 * light.unsqueeze(-1).expand(-1, WHAT), broad).to_event(1))
+            pyro.sample("pres", dist.Bernoulli(logits=stays(before, what, light)))
 
     return SQAIRGuide(find, follow, world.scene)
 
@@ -340,7 +344,7 @@ class Case(NamedTuple):
 def make_case(world: World, neural: bool = False, videos: int = 3) -> Case:
     model = make_model(world)
     guide = make_neural_guide(world) if neural else make_guide(world)
-    frames = torch.from_numpy(world.background + 0.8 * np.random.default_rng(3).standard_normal((videos, world.length, 4)))
+    frames = torch.from_numpy(np.random.default_rng(3).uniform(size=(videos, world.length, PIXELS)))
     law = law_of_count(world, model)
     log_joint = [oracle(world, video.numpy(), law) for video in frames]
     log_evidence = torch.tensor([log_sum_exp(list(joint.values())) for joint in log_joint])

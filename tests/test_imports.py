@@ -1,7 +1,8 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Imports run one way: toolkit <- models, guides <- training, evaluation, viz <- presets <- cli, examples.
+"""Imports run one way: toolkit <- models, guides <- training, evaluation, viz <- presets, report <- cli,
+examples.
 
 Models and guides never import each other; `infer` is for any Pyro model, and imports nothing of ours.
 """
@@ -22,9 +23,9 @@ INSTALLED = {
 }
 SCRIPTS = ("examples", "benchmarks", "tests")
 
-# What stands directly in pyro_sqair/ is the toolkit, but for the package's __init__, the presets and the
-# command line.
-LAYERS = ("infer", "data", "models", "guides", "training", "evaluation", "viz", "presets", "cli")
+# What stands directly in pyro_sqair/ is the toolkit, but for the package's __init__, the presets, the
+# report and the command line.
+LAYERS = ("infer", "data", "models", "guides", "training", "evaluation", "viz", "presets", "report", "cli")
 TOP = {"package", "toolkit", "infer", "data", "models", "guides", "training", "evaluation", "viz"}
 MAY_IMPORT = {
     "package": set(),
@@ -37,8 +38,9 @@ MAY_IMPORT = {
     "evaluation": TOP,
     "viz": TOP,
     "presets": TOP,
-    "cli": {*TOP, "presets"},
-    "script": {*TOP, "presets", "cli"},
+    "report": TOP,
+    "cli": {*TOP, "presets", "report"},
+    "script": {*TOP, "presets", "report", "cli"},
 }
 
 NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "misc", "common"}

@@ -3,6 +3,8 @@
 
 """The guide as a whole: its size by part, its sites, who may be present, and that everything in it learns."""
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -37,16 +39,18 @@ def size(*parts: nn.Module | nn.Parameter) -> int:
     return sum(p.numel() for p in tensors)
 
 
+@pytest.fixture(scope="module")
+def pair() -> tuple[SQAIR, SQAIRGuide]:
+    """The published sizes."""
+    scene, encoder = SceneConfig(), SetEncoder(50, 256)
+    return SQAIR.build(scene, 256, encoder), SQAIRGuide.build(scene, 256, encoder)
+
+
 class TestParameterCounts:
     """MLP-SQAIR as released: 256 units, D=50, N=3, 50x50 images, 20x20 glimpses (Kosiorek et al. 2018)."""
 
     # What the released GRUs, with one bias a gate, lack beside `nn.GRUCell`, which has two.
     SECOND_BIAS = 3 * 256
-
-    @pytest.fixture(scope="class")
-    def pair(self):
-        scene, encoder = SceneConfig(), SetEncoder(50, 256)
-        return SQAIR.build(scene, 256, encoder), SQAIRGuide.build(scene, 256, encoder)
 
     def test_by_part(self, pair):
         model, guide = pair
@@ -244,8 +248,6 @@ class TestSaving:
 
 def test_a_guide_without_parameters():
     """Contract C4 holds for guides, too: plain functions suffice."""
-    import pyro
-    import pyro.distributions as dist
 
     def draw(slots):
         for _ in slots:
