@@ -109,8 +109,8 @@ def moving_mnist_preset() -> Preset:
         decoder_size=256,
         output_scale=1.0,
         training=TrainingConfig(
-            steps=10_000,
-            curriculum=((3, 0.35), (4, 0.10), (6, 0.20), (10, 0.35)),
+            steps=7700,
+            curriculum=((3, 0.20), (4, 0.10), (6, 0.25), (10, 0.45)),
             ema_decay=0.998,
         ),
     )
