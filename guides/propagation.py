@@ -24,13 +24,13 @@ class SharedFactor(nn.Module):
 
     def __init__(self, size: int) -> None:
         super().__init__()
-        self.size = size
         self.entries = nn.Parameter(torch.zeros(size * (size + 1) // 2))
+        self.register_buffer("index", torch.tril_indices(size, size), persistent=False)
+        self.size = size
 
     def forward(self) -> Tensor:
         """Shape ``[E, E]``."""
-        rows, columns = torch.tril_indices(self.size, self.size, device=self.entries.device)
-        full = self.entries.new_zeros(self.size, self.size).index_put((rows, columns), self.entries)
+        full = self.entries.new_zeros(self.size, self.size).index_put(tuple(self.index), self.entries)
         return full.tril(-1) + torch.diag(full.diagonal().exp())
 
 
@@ -84,7 +84,6 @@ class PropagationGuide(nn.Module):
         scale_bias: float = -4.0,
     ) -> None:
         super().__init__()
-        self.hidden_size = hidden_size
         self.what_dim = what_dim
         self.glimpse_encoder = glimpse_encoder
         self.proposal = MLP(hidden_size, [128], 4)

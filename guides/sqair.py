@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from pyro_sqair.guides.discovery import DiscoveryGuide
@@ -15,7 +14,7 @@ from pyro_sqair.guides.glimpse import mlp_glimpse_encoder
 from pyro_sqair.guides.propagation import PropagationGuide
 from pyro_sqair.networks import MLP, SetEncoder
 from pyro_sqair.program import Program
-from pyro_sqair.scene import Objects, SceneConfig, State, initial_state, merge
+from pyro_sqair.scene import Objects, SceneConfig, State, merge
 from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
 
@@ -67,11 +66,6 @@ class SQAIRGuide(Program):
         """What the propagation guide remembers of an object just discovered."""
         return getattr(self.part("propagation"), "initial_memory", None)
 
-    def init(self, batch: int) -> State:
-        """The state before the first frame: nothing has been seen yet."""
-        like = next(self.parameters(), torch.empty(0))
-        return initial_state(batch, self.scene, like, self.fresh_memory)
-
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
         """Infers the objects of one frame. See :meth:`Program.step`."""
         if frame is None:
@@ -81,10 +75,12 @@ class SQAIRGuide(Program):
             propagated, memory = previous, state.memory
             if t > 0:
                 slots: Slots = PropagationSlots(previous)
-                memory = self.part("propagation")(frame, previous, state.memory, slots)  # Algorithm 2
+                with slots.phase_prefix():
+                    memory = self.part("propagation")(frame, previous, state.memory, slots)  # Algorithm 2
                 propagated = slots.objects(previous.id, what_dim, previous.pres)
             slots = DiscoverySlots(propagated)
-            self.part("discovery")(frame, propagated, slots)  # Algorithm 3
+            with slots.phase_prefix():
+                self.part("discovery")(frame, propagated, slots)  # Algorithm 3
             discovered = slots.objects(None, what_dim, previous.pres)
             return merge(propagated, discovered, state.next_id, memory, self.fresh_memory)
 

@@ -155,14 +155,20 @@ class DiscoveryPrior(nn.Module):
             first: whether this is the first frame.
         """
         num_slots = propagated.pres.shape[-1]
-        logits = presence_logits(self.count(propagated, first), num_slots - propagated.num_present).unbind(-1)
+        counts = self.count(propagated, first)
+        if counts.shape[-1] != num_slots + 1:
+            raise ValueError(
+                f"expected a count prior over 0 ... {num_slots}, the number of slots, got one over "
+                f"0 ... {counts.shape[-1] - 1}"
+            )
+        logits = presence_logits(counts, num_slots - propagated.num_present).unbind(-1)
         fraction = propagated.num_present.unsqueeze(-1) / num_slots
         context = self.where.context(join(self.encoder(propagated), fraction))
         where: Tensor = self.where.initial_where
         state: Tensor = self.where.initial_state
-        standard = propagated.what.new_zeros(self.what_dim)
+        standard = dist.Normal(propagated.what.new_zeros(self.what_dim), propagated.what.new_ones(self.what_dim))
         for i in slots:
             pyro.sample("pres", dist.Bernoulli(logits=logits[i]))
             law, state = self.where(context, where, state)
             where = pyro.sample("where", law)
-            pyro.sample("what", dist.Normal(standard, 1.0).to_event(1))
+            pyro.sample("what", standard.to_event(1))

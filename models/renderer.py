@@ -41,6 +41,8 @@ class Renderer(nn.Module):
         super().__init__()
         if any(g > s for g, s in zip(glimpse_size, image_size, strict=True)):
             raise ValueError(f"expected a glimpse no larger than the image {image_size}, got {glimpse_size}")
+        if not std > 0:
+            raise ValueError(f"expected a positive standard deviation, got {std}")
         self.decoder = decoder
         self.channels = channels
         self.glimpse_size = glimpse_size

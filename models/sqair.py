@@ -16,7 +16,7 @@ from pyro_sqair.models.propagation import GRUPropagationPrior
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
 from pyro_sqair.networks import SetEncoder
 from pyro_sqair.program import Program
-from pyro_sqair.scene import Objects, SceneConfig, State, initial_state, merge
+from pyro_sqair.scene import Objects, SceneConfig, State, merge
 from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
 
@@ -34,6 +34,18 @@ class DiscoveryPriorProgram(Protocol):
     """A discovery prior: draws every slot given the propagated objects; ``first`` says if this is the first frame."""
 
     def __call__(self, propagated: Objects, slots: Slots, first: bool) -> None: ...
+
+
+class RendererProgram(Protocol):
+    """A renderer: maps objects ``[*, N]`` to the mean of an image, ``[*, C, H, W]``.
+
+    Attributes:
+        std: the standard deviation of a pixel around that mean, in units of intensity.
+    """
+
+    std: float
+
+    def __call__(self, objects: Objects) -> Tensor: ...
 
 
 class SQAIR(Program):
@@ -56,7 +68,7 @@ class SQAIR(Program):
     Args:
         discovery_prior: any :class:`DiscoveryPriorProgram`.
         propagation_prior: any :class:`PropagationPriorProgram`.
-        renderer: maps objects to the mean of an image.
+        renderer: any :class:`RendererProgram`.
         scene: the sizes it shares with the guide.
     """
 
@@ -64,7 +76,7 @@ class SQAIR(Program):
         self,
         discovery_prior: DiscoveryPriorProgram,
         propagation_prior: PropagationPriorProgram,
-        renderer: Renderer,
+        renderer: RendererProgram,
         scene: SceneConfig,
     ) -> None:
         super().__init__(scene)
@@ -77,21 +89,18 @@ class SQAIR(Program):
         """What the propagation prior remembers of an object just discovered."""
         return getattr(self.part("propagation_prior"), "initial_memory", None)
 
-    def init(self, batch: int) -> State:
-        """The state before the first frame: nothing is there yet."""
-        like = self.part("renderer").mean_image
-        return initial_state(batch, self.scene, like, self.fresh_memory)
-
     def propagate(self, state: State) -> tuple[Objects, Tensor | None]:
         """p^P(z_t^{P_t} | z_{t-1}): moves, changes or forgets the objects of the previous frame (Eq. 9)."""
         slots = PropagationSlots(state.objects)
-        memory = self.part("propagation_prior")(state.objects, state.memory, slots)
+        with slots.phase_prefix():
+            memory = self.part("propagation_prior")(state.objects, state.memory, slots)
         return slots.objects(state.objects.id, self.scene.what_dim, state.objects.pres), memory
 
     def discover(self, propagated: Objects, first: bool) -> Objects:
         """p^D(D_t, z_t^{D_t} | z_t^{P_t}): adds the objects that enter the frame (Eq. 7)."""
         slots = DiscoverySlots(propagated)
-        self.part("discovery_prior")(propagated, slots, first)
+        with slots.phase_prefix():
+            self.part("discovery_prior")(propagated, slots, first)
         return slots.objects(None, self.scene.what_dim, propagated.pres)
 
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:

@@ -9,19 +9,19 @@ import torch
 from torch import Tensor
 
 
-def check_frames(frames: Tensor, channels: int, image_size: tuple[int, int]) -> None:
-    """Checks the shape and dtype of a batch of video.
+def check_frames(frames: Tensor, channels: int, image_size: tuple[int, int], like: Tensor | None = None) -> None:
+    """Checks the shape, dtype and device of a batch of video.
 
     Args:
         frames: expected floating point, shape ``[T, B, C, H, W]`` with B >= 1; T may be 0.
         channels: C, as the program was built.
         image_size: (H, W), as the program was built.
+        like: a weight of the program, whose dtype and device frames must have; None if it has none.
 
     Raises:
         ValueError: says what was expected and what came.
     """
-    if not isinstance(frames, Tensor):
-        raise ValueError(f"expected frames as a torch.Tensor, got {type(frames).__name__}")
+    _check_tensor(frames)
     if frames.dim() != 5:
         raise ValueError(f"expected frames of shape [T, B, C, H, W], got {list(frames.shape)}")
     expected = (channels, *image_size)
@@ -35,6 +35,11 @@ def check_frames(frames: Tensor, channels: int, image_size: tuple[int, int]) -> 
         raise ValueError(
             f"expected floating-point frames with values in [0, 1], got {frames.dtype}; for uint8 video divide by 255"
         )
+    if like is not None and (frames.dtype != like.dtype or frames.device.type != like.device.type):
+        raise ValueError(
+            f"expected {like.dtype} frames on {like.device}, as the program's weights are, got {frames.dtype} on "
+            f"{frames.device}; move one or the other with .to(...)"
+        )
 
 
 def check_values(frames: Tensor) -> None:
@@ -43,6 +48,7 @@ def check_values(frames: Tensor) -> None:
     Raises:
         ValueError: says what was expected and what came.
     """
+    _check_tensor(frames)
     if frames.numel() == 0:
         return
     if not torch.isfinite(frames).all():
@@ -54,3 +60,8 @@ def check_values(frames: Tensor) -> None:
             f"expected frames with values in [0, 1], got values from {low:.4g} to {high:.4g}; "
             "for video in 0..255 divide by 255"
         )
+
+
+def _check_tensor(frames: object) -> None:
+    if not isinstance(frames, Tensor):
+        raise ValueError(f"expected frames as a torch.Tensor, got {type(frames).__name__}")

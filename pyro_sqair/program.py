@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
+import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sqair.frames import check_frames, check_values
-from pyro_sqair.scene import SceneConfig, State
+from pyro_sqair.scene import SceneConfig, State, initial_state
 
 
 class Program(PyroModule):
@@ -27,9 +28,21 @@ class Program(PyroModule):
         super().__init__()
         self.scene = scene
 
-    def init(self, batch: int) -> State:
-        """The state of ``batch`` sequences before the first frame."""
-        raise NotImplementedError
+    def init(self, batch: int, like: Tensor | None = None) -> State:
+        """The state before the first frame.
+
+        Args:
+            batch: the number B of sequences.
+            like: a tensor whose dtype and device to take; by default, those of the program's weights.
+        """
+        if like is None:
+            like = next(self.parameters(), torch.empty(0))
+        return initial_state(batch, self.scene, like, self.fresh_memory)
+
+    @property
+    def fresh_memory(self) -> Tensor | None:
+        """What is remembered of an object just discovered, shape ``[M]``; None without memory."""
+        return None
 
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
         """One frame, within whatever plates the caller has opened.
@@ -57,6 +70,15 @@ class Program(PyroModule):
         modules = self.__dict__["_modules"]
         return modules[name] if name in modules else self.__dict__[name]
 
+    def check(self, frames: Tensor) -> None:
+        """Checks frames for shape, dtype and device, and that their values are numbers in [0, 1].
+
+        Raises:
+            ValueError: says what was expected and what came.
+        """
+        check_frames(frames, self.scene.channels, self.scene.image_size, next(self.parameters(), None))
+        check_values(frames)
+
     def forward(self, frames: Tensor, steps: int | None = None) -> list[State]:
         """Runs over T frames.
 
@@ -72,15 +94,16 @@ class Program(PyroModule):
             ValueError: for frames of another shape or dtype; and, if Pyro's validation is on, for values that are not
                 numbers in [0, 1].
         """
-        check_frames(frames, self.scene.channels, self.scene.image_size)
-        if is_validation_enabled():  # it reads the data; the trainer has it on for the first step of a run
-            check_values(frames)
+        if is_validation_enabled():  # it reads the data, so not in a training loop
+            self.check(frames)
+        else:
+            check_frames(frames, self.scene.channels, self.scene.image_size, next(self.parameters(), None))
         for name in self.__dict__["_modules"]:
             getattr(self, name)  # for SVI, which looks for parameters in the trace
         seen, batch = frames.shape[:2]
         states: list[State] = []
         with pyro.plate("sequences", batch, dim=-1):
-            state = self.init(batch)
+            state = self.init(batch, frames)
             for t in pyro.markov(range(self.length(seen, steps))):
                 state = self.step(t, state, frames[t] if t < seen else None)
                 states.append(state)

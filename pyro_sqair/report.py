@@ -15,7 +15,8 @@ import torch
 from pyro_sqair.atomic import atomic_path
 from pyro_sqair.data import Sequences
 from pyro_sqair.evaluation import count_accuracy, discoveries_per_frame, evaluate_likelihood, id_stability
-from pyro_sqair.rollout import Program, generate, infer_objects, predict, reconstruct
+from pyro_sqair.program import Program
+from pyro_sqair.rollout import generate, infer_objects, predict, reconstruct
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
 
@@ -129,7 +130,8 @@ def table(metrics: Mapping[str, Any]) -> str:
     for name, value in metrics.items():
         if name.startswith("iwae") and name.removeprefix("iwae_").isdigit():
             per_frame, error = metrics[f"{name}_per_frame"], metrics[f"{name}_stderr"]
-            bound = f"{value:.1f} +- {error:.1f} nats  ({per_frame:.1f} a frame)"
+            spread = "" if error is None else f" +- {error:.1f}"
+            bound = f"{value:.1f}{spread} nats  ({per_frame:.1f} a frame)"
             rows.append((f"log p, IWAE K={name.removeprefix('iwae_')}", bound))
     rows += [
         ("log p(x|z)", f"{metrics['reconstruction']:.1f} nats"),

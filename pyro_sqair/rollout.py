@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import pyro.poutine as poutine
@@ -13,9 +12,8 @@ import torch
 from torch import Tensor
 
 from pyro_sqair.frames import check_values
+from pyro_sqair.program import Program
 from pyro_sqair.scene import Objects, State, stack_objects
-
-Program = Callable[..., list[State]]
 
 
 class Rollout(NamedTuple):
@@ -91,6 +89,12 @@ def generate(model: Program, like: Tensor, steps: int, count: Tensor | None = No
             a price, not a belief, hardly ever draws any.
     """
     if count is not None:
+        num_slots = model.scene.num_slots
+        if count.shape != like.shape[1:2] or not ((count >= 0) & (count <= num_slots)).all():
+            raise ValueError(
+                f"expected {like.shape[1]} counts from 0 to {num_slots}, got shape {list(count.shape)} with values "
+                f"{sorted(set(count.tolist()))}"
+            )
         given = {f"frame_0/disc_{i}/pres": (count > i).to(like.dtype) for i in range(int(count.max()) + 1)}
         model = poutine.condition(model, data=given)
     return _rollout(model(like[:0], steps))

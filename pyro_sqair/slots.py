@@ -31,15 +31,23 @@ from pyro_sqair.shapes import batch_shape
 
 
 class Prefix(Messenger):
-    """Prepends a prefix to the name of every site drawn inside."""
+    """Prepends a prefix to the name of every site drawn, and every plate opened, inside."""
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
         self.prefix = prefix
 
     def _process_message(self, msg: Message) -> None:
-        if msg["type"] == "sample" and not site_is_subsample(msg):
+        if msg["type"] == "sample":
             msg["name"] = f"{self.prefix}/{msg['name']}"
+
+
+class _Phase(Prefix):
+    """Names what a prior or guide draws outside its slots, such as a latent that all its objects share."""
+
+    def _process_message(self, msg: Message) -> None:
+        if not (msg["infer"] or {}).get("_slot"):
+            super()._process_message(msg)
 
 
 class _Slot(Messenger):
@@ -53,13 +61,12 @@ class _Slot(Messenger):
         self.draws: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
-        if site_is_subsample(msg):
-            return
         if msg["name"] == "pres":
             msg["fn"] = GatedPresence(msg["fn"], self.open)
-        else:
+        elif not site_is_subsample(msg):
             msg["fn"] = IfPresent(msg["fn"], self.answer)
         msg["name"] = self.prefix + msg["name"]
+        msg["infer"] = {**(msg["infer"] or {}), "_slot": True}
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
@@ -88,6 +95,10 @@ class Slots:
     def __init__(self, num: int) -> None:
         self.num = num
         self.draws: list[dict[str, Tensor]] = []
+
+    def phase_prefix(self) -> Messenger:
+        """A context in which to run a prior or a guide: sites outside its slots get the name of the phase."""
+        return _Phase(self.phase)
 
     def is_open(self, i: int) -> Tensor:
         """Where slot ``i`` is open, bool, shape ``[*]``; it may depend on what earlier slots drew."""
@@ -127,6 +138,12 @@ class Slots:
         rest = self.num - len(self.draws)
 
         def gather(name: str, size: int) -> Tensor:
+            for i, draws in enumerate(self.draws):
+                if draws[name].shape[-1:] != (size,):
+                    raise ValueError(
+                        f"expected site {name!r} of slot {self.phase}_{i} to have {size} dimensions, got a draw of "
+                        f"shape {list(draws[name].shape)}"
+                    )
             drawn = [d[name].expand(*batch, size) for d in self.draws]
             return torch.stack(drawn + [like.new_zeros(size).expand(*batch, size)] * rest, -2)
 

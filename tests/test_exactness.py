@@ -36,7 +36,7 @@ from pyro_sqair.slots import Slots
 
 WHERE, WHAT, PIXELS = 4, 1, 4
 LATENT = WHERE + WHAT
-CHUNK = 20_000
+CHUNK = 4_000  # few at a time need little memory
 Path = tuple[tuple[int, ...], ...]  # the ids in each frame, in the order of slots: who came, stayed and left
 
 
@@ -374,13 +374,12 @@ def double_precision(clean_slate: None) -> None:
 # ---------------------------------------------------------------- the average weight
 
 WORLDS = [
-    pytest.param(World(1, 1, "fixed"), 2, id="N1-T1-fixed"),
-    pytest.param(World(2, 1, "learned", chain=0.0), 2, id="N2-T1-learned"),
-    pytest.param(World(1, 2, "fixed", crowd=0.0), 3, id="N1-T2-fixed"),
-    pytest.param(World(2, 2, "learned", chain=0.0, crowd=0.0), 4, id="N2-T2-learned"),
-    pytest.param(World(2, 2, crowd=0.0), 4, id="N2-T2-user"),
-    pytest.param(World(2, 2), 4, id="N2-T2-user-crowd"),
-    pytest.param(World(2, 3), 6, id="N2-T3-user-crowd"),
+    pytest.param(World(1, 1, "fixed"), 8, id="N1-T1-fixed"),
+    pytest.param(World(2, 1, "learned", chain=0.0), 10, id="N2-T1-learned"),
+    pytest.param(World(1, 2, "fixed", crowd=0.0), 15, id="N1-T2-fixed"),
+    pytest.param(World(2, 2, "learned", chain=0.0, crowd=0.0), 20, id="N2-T2-learned"),
+    pytest.param(World(2, 2), 20, id="N2-T2-user"),
+    pytest.param(World(2, 3, pixel_std=0.8), 20, id="N2-T3-user"),
 ]
 
 
@@ -398,28 +397,35 @@ def test_average_likelihood_under_the_prior_is_the_evidence() -> None:
         with poutine.block(hide=[f"frame_{t}/image" for t in range(len(frames))]):
             return case.model(frames[:0], steps=len(frames))
 
-    assert_average_is_the_evidence(weigh(case, 4, guide=prior))
+    assert_average_is_the_evidence(weigh(case, 20, guide=prior))
 
 
 @pytest.mark.parametrize("world", [World(1, 2, "fixed", crowd=0.0), World(2, 2, "learned", chain=0.0, crowd=0.0)])
 def test_average_weight_under_the_neural_guide(world: World) -> None:
     case = make_case(world, make_neural_guide)
     check_sites(case.model, case.guide, case.frames)
-    assert_average_is_the_evidence(weigh(case, 3))
+    assert_average_is_the_evidence(weigh(case, 15))
 
 
 def test_average_weight_under_a_trained_neural_guide() -> None:
     case = make_case(World(2, 2, crowd=0.2), make_neural_guide)
-    before = iwae_bound(case.model, case.guide, case.frames, num_particles=1000)
+
+    def average_bound() -> float:
+        copies = case.frames.repeat_interleave(200, 1)
+        return iwae_bound(case.model, case.guide, copies, num_particles=10).mean().item()
+
+    before = average_bound()
     loss = VIMCO(10, max_plate_nesting=1)(case.model, case.guide)
-    optimiser = torch.optim.Adam(case.guide.parameters(), 3e-3)
+    optimiser = torch.optim.Adam(case.guide.parameters(), 5e-3)
     for _ in range(150):
         optimiser.zero_grad()
         loss(case.frames).backward()
         optimiser.step()
-    after = iwae_bound(case.model, case.guide, case.frames, num_particles=1000)
-    print(before, after, case.log_evidence)
-    assert_average_is_the_evidence(weigh(case, 3))
+    after = average_bound()
+    if REPORT:
+        print(before, after, case.log_evidence.mean())
+    assert before + 0.3 < after < case.log_evidence.mean().item()
+    assert_average_is_the_evidence(weigh(case, 15))
 
 
 # ---------------------------------------------------------------- controls: the comparison sees what is wrong
@@ -436,11 +442,26 @@ def without_masks(program: Program) -> Program:
     return run
 
 
-@pytest.mark.parametrize("wrong", ["guide", "model"])
-def test_masks_in_one_program_alone_are_noticed(wrong: str) -> None:
+@pytest.mark.parametrize(
+    ("wrong", "symptom"),
+    [
+        pytest.param("model", "4 standard errors of p", id="model"),
+        # 1 / q where absent: the average grows beyond all bounds, and so does its error
+        pytest.param("guide", "standard errors below", id="guide"),
+    ],
+)
+def test_masks_in_one_program_alone_are_noticed(wrong: str, symptom: str) -> None:
+    case = make_case(World(2, 2))
+    particles = weigh(case, 5, **{wrong: without_masks(getattr(case, wrong))})
+    with pytest.raises(AssertionError, match=symptom):
+        assert_average_is_the_evidence(particles)
+
+
+def test_masks_in_neither_program_are_valid_too() -> None:
+    """Then what is absent is drawn from the prior in the target; so it is the disagreement that the others notice."""
     case = make_case(World(2, 2, crowd=0.0))
-    with pytest.raises(AssertionError):
-        assert_average_is_the_evidence(weigh(case, 1, **{wrong: without_masks(getattr(case, wrong))}))
+    particles = weigh(case, 20, without_masks(case.model), without_masks(case.guide))
+    assert_average_is_the_evidence(particles)
 
 
 def test_objects_in_wrong_slots_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -454,65 +475,49 @@ def test_objects_in_wrong_slots_are_noticed(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr("pyro_sqair.models.sqair.merge", newest_first)
     monkeypatch.setattr("pyro_sqair.guides.sqair.merge", newest_first)
-    with pytest.raises(AssertionError):
-        assert_average_is_the_evidence(weigh(make_case(World(2, 2, crowd=0.0)), 4))
-
-
-def test_a_count_prior_that_ignores_the_room_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unaware(logits: Tensor, room: Tensor) -> Tensor:
-        return presence_logits(logits, torch.full_like(room, logits.shape[-1] - 1))
-
-    monkeypatch.setattr("pyro_sqair.models.discovery.presence_logits", unaware)
-    with pytest.raises(AssertionError):
-        assert_average_is_the_evidence(weigh(make_case(World(2, 2, "learned", chain=0.0, crowd=0.0)), 4))
+    particles = weigh(make_case(World(2, 2)), 20)
+    with pytest.raises(AssertionError, match="4 standard errors of p"):
+        assert_average_is_the_evidence(particles)
 
 
 # ---------------------------------------------------------------- bounds and posteriors
 
 
 def test_iwae_rises_to_the_evidence_from_below() -> None:
-    case = make_case(World(2, 2, crowd=0.0), videos=1)
+    case = make_case(World(2, 2), videos=1)
     evidence = case.log_evidence.item()
     means, errors = [], []
     for num_particles, repeats in ((1, 4000), (8, 2000), (64, 400), (2000, 40)):
-        frames = case.frames.expand(-1, repeats, -1, -1, -1)  # every copy is an estimate of its own
-        bound = iwae_bound(case.model, case.guide, frames, num_particles=num_particles, chunk=500)
+        copies = case.frames.expand(-1, repeats, -1, -1, -1)  # each is an estimate of its own
+        bound = iwae_bound(case.model, case.guide, copies, num_particles=num_particles, chunk=200)
         means.append(bound.mean().item())
         errors.append(bound.std().item() / math.sqrt(repeats))
-        assert means[-1] < evidence + 4 * errors[-1]
-    print(evidence, means, errors)
-    for i, j in ((0, 1), (1, 2)):
-        assert means[j] - means[i] > 4 * math.hypot(errors[i], errors[j])
-        assert evidence - means[j] > 4 * errors[j]
-    assert means[-1] == pytest.approx(evidence, abs=0.05)
+    if REPORT:
+        print(evidence, means, errors)
+    assert all(mean < evidence + 4 * error for mean, error in zip(means, errors, strict=True))
+    for i in (0, 1):
+        assert means[i] < evidence - 4 * errors[i]
+        assert means[i + 1] - means[i] > 4 * math.hypot(errors[i], errors[i + 1])
+    assert means[-1] == pytest.approx(evidence, abs=0.03)
 
 
-def test_iwae_is_the_log_of_the_average_weight() -> None:
-    case = make_case(World(2, 2, crowd=0.0))
-    pyro.set_rng_seed(1)
-    weight = weigh(case, 2).weight
-    pyro.set_rng_seed(1)
-    bound = iwae_bound(case.model, case.guide, case.frames, num_particles=2 * CHUNK, chunk=CHUNK)
-    torch.testing.assert_close(bound, case.log_evidence + weight.mean(0).log())
-
-
-@pytest.mark.parametrize("world", [World(2, 1), World(2, 2, crowd=0.0)], ids=["T1", "T2"])
+@pytest.mark.parametrize("world", [World(2, 1), World(2, 2)], ids=["T1", "T2"])
 def test_weighted_particles_have_the_posterior_of_histories(world: World) -> None:
-    """Who came, stayed and left, in which order: for T = 1 this is P(D_1 = d | x)."""
+    """Who came, stayed and left, in which slots: for T = 1 this is P(D_1 = d | x)."""
     case = make_case(world)
-    weight, history = weigh(case, 4)
+    weight, history = weigh(case, 20)
     share = weight / weight.sum(0)
-    compared = 0
+    numbers = {path: number_of_path(path, world.num_slots) for path in case.log_joint[0]}
+    assert set(history.unique().tolist()) == set(numbers.values())
     for b, joint in enumerate(case.log_joint):
         for path, log_joint in joint.items():
             exact = math.exp(log_joint - case.log_evidence[b].item())
-            told = (history[:, b] == number_of_path(path, world.num_slots)).to(share)
+            told = (history[:, b] == numbers[path]).to(share)
             estimate = share[:, b] @ told
             error = (share[:, b] * (told - estimate)).norm()
-            print(path, exact, estimate, error)
-            assert abs(estimate - exact) < 4 * error + 1e-4, f"P({path} | x) is {exact}, got {estimate} +- {error}"
-            compared += error < 0.1 * exact
-    assert compared >= 3 * world.length ** 2
+            if REPORT: print(path, round(exact, 4), round(float(estimate), 4), round(float(error), 4), "" if exact < 0.01 else round(float((estimate - exact)/error), 1))
+            if exact > 0.01:  # else too few particles tell of it for an error of their own
+                assert abs(estimate - exact) < 4 * error, f"P({path} | x) is {exact}, got {estimate} +- {error}"
 
 
 # ---------------------------------------------------------------- the count prior
@@ -523,7 +528,7 @@ def test_weighted_particles_have_the_posterior_of_histories(world: World) -> Non
 def test_count_prior_is_the_categorical_in_law(count: str, first: bool) -> None:
     """Drawn slot by slot, D = d has the probability of Categorical(0 ... N - P) truncated by hand (contract C6)."""
     world = World(3, 1, count)
-    model, law = make_model(world), law_of_count(world, make_model(world))
+    model = make_model(world)
     law = law_of_count(world, model)
     propagated = no_objects(4, world.scene, torch.empty(0))._replace(pres=torch.ones(4, 3).tril(-1))  # P = 0, 1, 2, 3
     for d in range(4):
@@ -531,8 +536,9 @@ def test_count_prior_is_the_categorical_in_law(count: str, first: bool) -> None:
         with pyro.plate("sequences", 4, dim=-1), torch.no_grad():
             trace = poutine.trace(poutine.condition(model.discover, data=pres)).get_trace(propagated, first)
         trace.compute_log_prob()
-        log_prob = sum(trace.nodes[name]["log_prob"] for name in pres)
+        # slots that are closed to all four are not visited
+        log_prob = sum(trace.nodes[name]["log_prob"] for name in pres if name in trace.nodes)
         for num_propagated in range(4):
-            room = 3 - num_propagated
-            expected = math.log(law(num_propagated, first)[d]) if d <= room else -math.inf
+            fits = d <= 3 - num_propagated
+            expected = math.log(law(num_propagated, first)[d]) if fits else -math.inf
             assert log_prob[num_propagated].item() == pytest.approx(expected, abs=1e-10)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import pickle
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,18 @@ from pyro_sqair.atomic import atomic_path
 
 FORMAT = 1
 _KEYS = frozenset({"format", "identity", "config", "step", "weights", "average"})
-# A file that is no archive; an archive that PyTorch did not write; one that holds more than plain types.
-_UNREADABLE = (zipfile.BadZipFile, RuntimeError, pickle.UnpicklingError)
+# A file that is no archive, or a damaged one; one that PyTorch did not write; one that holds more than plain types.
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    RuntimeError,
+    pickle.UnpicklingError,
+    UnicodeDecodeError,
+    EOFError,
+    KeyError,
+    struct.error,
+    zlib.error,
+    IsADirectoryError,
+)
 
 
 def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:

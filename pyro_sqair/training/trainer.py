@@ -33,6 +33,8 @@ from pyro_sqair.training.updater import Updater
 
 # A resumed run may differ in these: they say when things are written and how fast, not what is learned.
 _FREE = frozenset({"threads", "validate_every", "checkpoint_every"})
+# What a checkpoint holds beyond weights, and resuming needs.
+_PROGRESS = frozenset({"optimizer", "random", "sums", "logged", "skipped", "metrics", "seconds"})
 
 
 class Outcome(enum.Enum):
@@ -123,7 +125,7 @@ class Trainer:
         """
         if self.step >= self.config.steps:
             return Outcome.FINISHED
-        self._open_folder()
+        self._check_folder()
         with ExitStack() as stack:
             stack.enter_context(_threads(self.config.threads))
             # A store of its own: in one with a namesake of another model, a PyroParam would take its value.
@@ -133,7 +135,10 @@ class Trainer:
             progress = Progress(self.config, self.step, self._show)
             stack.callback(progress.close)
             restore(self._random, self.device)
-            self._loop(interruption, progress)
+            frames = self._batch()
+            self._rehearse(frames)  # before any file is touched
+            self._open_folder()
+            self._loop(interruption, progress, frames)
             self._random = capture(self.device)
         if self.step >= self.config.steps:
             return Outcome.FINISHED
@@ -155,6 +160,11 @@ class Trainer:
         """
         path = self.checkpoint if path is None else Path(path)
         payload = load_checkpoint(path, self.identity)
+        if missing := _PROGRESS - payload.keys():
+            raise ValueError(
+                f"expected a checkpoint to resume from, got one without {sorted(missing)}: {path}; load_weights reads "
+                "one that holds weights only"
+            )
         ours, theirs = (
             {k: v for k, v in c.items() if k not in _FREE} for c in (self.config.to_json(), payload["config"])
         )
@@ -174,13 +184,12 @@ class Trainer:
         with nullcontext() if self.average is None else self.average.swapped_in():
             yield
 
-    def _loop(self, interruption: Interruption, progress: Progress) -> None:
+    def _loop(self, interruption: Interruption, progress: Progress, frames: Tensor | None) -> None:
         began, before, saved = time.monotonic(), self.seconds, -1
-        first = True
-        while self.step < self.config.steps and not interruption.requested:
+        while self.step < self.config.steps:
             with pyro.validation_enabled(False):
-                self._update(rehearse=first)
-            first = False
+                self._update(self._batch() if frames is None else frames)
+            frames = None  # the first batch was drawn to be checked
             progress.advance()
             self.seconds = before + time.monotonic() - began
             if self._due(self.config.log_every):
@@ -193,13 +202,15 @@ class Trainer:
             if self._due(self.config.checkpoint_every):
                 self._save()
                 saved = self.step
+            if interruption.requested:
+                break
         if saved < self.step:
             self._save()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
-    def _update(self, rehearse: bool) -> None:
+    def _batch(self) -> Tensor:
         config, length = self.config, sequence_length(self.step, self.config)
         # One for every step, so that a batch depends neither on the draws before it nor on the model's.
         generator = torch.Generator(self.source.device)
@@ -207,10 +218,18 @@ class Trainer:
         frames = self.source.sample(config.batch_size, length, generator).frames
         if frames.shape[:2] != (length, config.batch_size):
             raise ValueError(f"expected frames of shape [{length}, {config.batch_size}, ...], got {list(frames.shape)}")
-        if rehearse:
-            self._rehearse(frames)
-        loss = self.objective(frames) / (config.batch_size * length)
-        norm, finite = self.updater.update(loss, learning_rate(self.step, config))
+        return frames
+
+    def _update(self, frames: Tensor) -> None:
+        check = getattr(self.objective.model, "check", None)
+        if check is not None and self.step % self.config.log_every == 0:
+            check(frames)  # reads the device, which is read for the log at about this time
+        try:
+            loss = self.objective(frames) / frames.shape[:2].numel()
+        except (RuntimeError, ValueError):
+            self._rehearse(frames)  # says what is wrong with the frames, if that is what it was
+            raise
+        norm, finite = self.updater.update(loss, learning_rate(self.step, self.config))
         if self.average is not None:
             self.average.update(self.step)
         taken = torch.stack([loss.detach(), norm, torch.ones_like(norm)])
@@ -265,11 +284,13 @@ class Trainer:
         record = {"kind": "validation", "step": self.step, "seconds": round(self.seconds, 3)}
         append_record(self.out / "log.jsonl", record | self.metrics)
 
-    def _open_folder(self) -> None:
+    def _check_folder(self) -> None:
         if self.step == 0 and self.checkpoint.exists():
             raise FileExistsError(
                 f"expected a folder without a checkpoint, got {self.out}; resume its run or name another"
             )
+
+    def _open_folder(self) -> None:
         truncate_log(self.out / "log.jsonl", self.step)
         settings = {"model": self.identity, "training": self.config.to_json()}
         with atomic_path(self.out / "config.json") as temporary:
