@@ -49,19 +49,18 @@ class Arguments:
 
 def main(args: Arguments) -> None:
     """Trains, evaluates, draws."""
+    torch.set_num_threads(args.threads or torch.get_num_threads())
     experiment = preset(args.preset)
-    config = dataclasses.replace(experiment.training, seed=args.seed, threads=args.threads)
-    if args.steps is not None:
-        config = dataclasses.replace(config, steps=args.steps)
+    config = dataclasses.replace(experiment.training, seed=args.seed, steps=args.steps or experiment.training.steps)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     train = experiment.source("train", device, args.mnist)
-    test = held_out(experiment.source("test", device, args.mnist), args.sequences, length=10, seed=1)
+    unseen = experiment.source("test", "cpu", args.mnist)  # made on the CPU: the same on every machine
+    test, few = (held_out(unseen, n, 10, seed).to(device) for n, seed in ((args.sequences, 1), (128, 2)))
 
     torch.manual_seed(args.seed)
     model, guide = (program.to(device) for program in experiment.programs())
     check_sites(model, guide, test.frames[:3, :32])
 
-    few = next(test.split(128))
     elbo = VIMCO(num_particles=config.num_particles)
     trainer = Trainer(
         model, guide, elbo, train, config, args.out, lambda _: validate(model, guide, few), experiment.identity()
@@ -70,8 +69,7 @@ def main(args: Arguments) -> None:
         trainer.resume()
         print(f"continuing {args.out} at step {trainer.step} of {config.steps}")
     if trainer.run() is Outcome.INTERRUPTED:
-        print("the same command continues")
-        return
+        return print("the same command continues")
     print("evaluating and drawing ...")
     priced = experiment.object_costs is not None  # such a prior hardly ever draws an object of its own
     print(table(write_report(trainer, model, guide, test, given_counts=priced)))

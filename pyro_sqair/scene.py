@@ -41,9 +41,11 @@ class SceneConfig:
 
 
 class Objects(NamedTuple):
-    """The objects of one frame, one per slot; present objects fill the first slots.
+    """The objects of one frame, one per slot.
 
-    ``*`` is the batch shape, ``[B]`` or ``[K, B]``. Absent slots hold zeros.
+    ``*`` is the batch shape, ``[B]`` or ``[K, B]``. In a program's state present objects fill the first slots and absent
+    slots hold zeros. Objects just propagated stand where they stood, so there may be gaps where one was lost; what is
+    in a gap means nothing, and whoever reads it multiplies by ``pres`` first.
 
     Attributes:
         pres: presence, 0 or 1, shape ``[*, N]``, floating point.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites, effective_sample_size, iwae_bound
 from pyro_sqair.infer.log_weights import log_weights
-from pyro_sqair.models import SQAIR, CategoricalCount, DiscoveryPrior, FixedCount, presence_logits
+from pyro_sqair.models import SQAIR, CategoricalCount, DiscoveryPrior, FixedCount
 from pyro_sqair.networks import SetEncoder
 from pyro_sqair.scene import Objects, SceneConfig, State, merge, no_objects
 from pyro_sqair.slots import Slots
@@ -144,7 +144,9 @@ def oracle(world: World, video: np.ndarray, count_law: Callable[[int, bool], np.
                 now = kept + new
                 image = Affine(
                     world.background + sum(world.weights[i] @ o.mean for i, o in enumerate(now)),
-                    sum((world.weights[i] @ o.factor for i, o in enumerate(now)), np.zeros_like(nothing.factor[:PIXELS])),
+                    sum(
+                        (world.weights[i] @ o.factor for i, o in enumerate(now)), np.zeros_like(nothing.factor[:PIXELS])
+                    ),
                 )
                 ids = kept_ids + tuple(range(next_id, next_id + num_new))
                 log_joint = log_prob + math.log(stay_prob) + math.log(count_prob)
@@ -335,7 +337,9 @@ def weigh(case: Case, chunks: int, model: Program | None = None, guide: Program 
     parts = []
     for _ in range(chunks):
         with torch.no_grad():
-            weighed = log_weights(model or case.model, recorded, (case.frames,), num_particles=CHUNK, max_plate_nesting=1)
+            weighed = log_weights(
+                model or case.model, recorded, (case.frames,), num_particles=CHUNK, max_plate_nesting=1
+            )
         shape = weighed.log_weight.shape
         history = number_of([state.objects.id.expand(*shape, -1) for state in states])
         parts.append(Particles((weighed.log_weight - case.log_evidence).exp(), history))
@@ -361,14 +365,28 @@ def assert_average_is_the_evidence(particles: Particles) -> None:
     z = (particles.weight.mean(0) - 1) / error
     if REPORT:
         ess = effective_sample_size(particles.weight.log()) / len(particles.weight)
-        print("\n z", z.numpy().round(1), "s.e.", error.numpy().round(4), "ESS/K", ess.numpy().round(3), "largest", (particles.weight.max(0)[0] / particles.weight.sum(0)).numpy().round(4))
+        print(
+            "\n z",
+            z.numpy().round(1),
+            "s.e.",
+            error.numpy().round(4),
+            "ESS/K",
+            ess.numpy().round(3),
+            "largest",
+            (particles.weight.max(0)[0] / particles.weight.sum(0)).numpy().round(4),
+        )
     assert (error < 0.02).all(), f"expected standard errors below 0.02, got {error.tolist()}"
     assert (z.abs() < 4).all(), f"expected average weights within 4 standard errors of p(x), got {z.tolist()}"
 
 
 @pytest.fixture(autouse=True)
-def double_precision(clean_slate: None) -> None:
-    torch.set_default_dtype(torch.float64)  # `clean_slate` sets it back
+def setting(clean_slate: None) -> Iterator[None]:
+    """Double precision, which `clean_slate` undoes, and one thread, which is faster for tensors as small as these."""
+    threads = torch.get_num_threads()
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 # ---------------------------------------------------------------- the average weight
@@ -515,7 +533,14 @@ def test_weighted_particles_have_the_posterior_of_histories(world: World) -> Non
             told = (history[:, b] == numbers[path]).to(share)
             estimate = share[:, b] @ told
             error = (share[:, b] * (told - estimate)).norm()
-            if REPORT: print(path, round(exact, 4), round(float(estimate), 4), round(float(error), 4), "" if exact < 0.01 else round(float((estimate - exact)/error), 1))
+            if REPORT:
+                print(
+                    path,
+                    round(exact, 4),
+                    round(float(estimate), 4),
+                    round(float(error), 4),
+                    "" if exact < 0.01 else round(float((estimate - exact) / error), 1),
+                )
             if exact > 0.01:  # else too few particles tell of it for an error of their own
                 assert abs(estimate - exact) < 4 * error, f"P({path} | x) is {exact}, got {estimate} +- {error}"
 

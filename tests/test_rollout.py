@@ -99,6 +99,14 @@ def test_generation(programs, frames):
     assert not equal(rollout.objects, at(2, generate, model, frames, 6).objects)
 
 
+def test_generation_with_given_counts(programs, frames):
+    """The first frame has as many objects as asked for, and they have the first ids."""
+    count = torch.arange(frames.shape[1]) % (programs[0].scene.num_slots + 1)
+    rollout = generate(programs[0], frames, 2, count)
+    assert torch.equal(rollout.objects.pres[0].sum(-1).long(), count)
+    assert torch.equal((rollout.objects.id[0] >= 0).sum(-1), count)
+
+
 def test_dtype(programs, frames):
     model, guide = (program.double() for program in programs)
     assert predict(model, guide, frames.double(), 6).image.dtype == torch.float64
@@ -129,6 +137,19 @@ class TestErrors:
             reconstruct(*programs, frames[:, :0])
         with pytest.raises(ValueError, match="at least one sequence"):
             generate(programs[0], frames[:, :0], 3)
+
+    @pytest.mark.parametrize("count", [[0, 5], [-1, 0], [1]])
+    def test_counts_that_do_not_fit(self, programs, frames, count):
+        with pytest.raises(ValueError, match=f"expected {frames.shape[1]} counts from 0 to"):
+            generate(programs[0], frames, 2, torch.tensor(count))
+
+    def test_numpy_frames(self, programs, frames):
+        with pytest.raises(ValueError, match=r"expected frames as a torch.Tensor, got ndarray"):
+            infer_objects(programs[1], frames.numpy())
+
+    def test_frames_of_another_dtype(self, programs, frames):
+        with pytest.raises(ValueError, match=r"expected torch.float32 frames on cpu.*got torch.float64"):
+            reconstruct(*programs, frames.double())
 
     def test_no_frames(self, programs, frames):
         """A rollout of nothing has no shape: said at the door, rather than from inside `torch.stack`."""

@@ -76,18 +76,44 @@ class TestNames:
         slots = PropagationSlots(objects_of(torch.ones(B, N)))
         assert sample_sites(traced(slots, program))[-1] == "frame_4/weather"
 
-    def test_plates_keep_their_name(self):
+    def test_plates_are_prefixed_too_so_every_slot_may_open_the_same(self):
         def program(slots):
-            for i in slots:
+            for _ in slots:
                 pyro.sample("pres", dist.Bernoulli(0.5))
-                with pyro.plate(f"axes_{i}", 4, dim=-2):
+                with pyro.plate("axes", 4, dim=-2):
                     pyro.sample("wobble", dist.Normal(0.0, 1.0))
                 pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
                 pyro.sample("what", dist.Normal(torch.zeros(D), 1.0).to_event(1))
 
         trace = traced(PropagationSlots(objects_of(torch.ones(B, N))), program)
-        assert {"axes_0", "axes_1", "axes_2"} <= set(trace.nodes)
+        assert {f"frame_4/prop_{i}/axes" for i in range(N)} <= set(trace.nodes)
         assert trace.nodes["frame_4/prop_1/wobble"]["value"].shape == (4, B)
+
+    def test_phase_names_what_is_drawn_outside_slots(self):
+        """Both phases may draw a latent of the same name that their objects share."""
+
+        def program(slots):
+            with slots.phase_prefix():
+                pyro.sample("weather", dist.Normal(0.0, 1.0))
+                for i in slots:
+                    pyro.sample("pres", dist.Bernoulli(0.5))
+                    pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+                    pyro.sample("what", dist.Normal(torch.full((D,), float(i)), 1.0).to_event(1))
+
+        names = sample_sites(traced(PropagationSlots(objects_of(torch.ones(B, N))), program))
+        assert "frame_4/prop/weather" in names
+        assert "frame_4/prop_1/where" in names
+
+    @pytest.mark.parametrize(("name", "size"), [("where", 3), ("what", D + 1)])
+    def test_draws_of_the_wrong_size_are_named(self, name, size):
+        slots = PropagationSlots(objects_of(torch.ones(B, N)))
+        sizes = {"where": 4, "what": D} | {name: size}
+        for _ in slots:
+            pyro.sample("pres", dist.Bernoulli(0.5))
+            for site, dimensions in sizes.items():
+                pyro.sample(site, dist.Normal(torch.zeros(B, dimensions), 1.0).to_event(1))
+        with pytest.raises(ValueError, match=f"expected site '{name}' of slot prop_0 to have .* dimensions, got"):
+            slots.objects(None, D, torch.empty(0))
 
     def test_any_iteration_protocol(self):
         def program(slots):

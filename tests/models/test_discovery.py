@@ -32,6 +32,15 @@ def log_prob_of_count(logits: Tensor, count: int, room: int) -> Tensor:
     return total + logsigmoid(-logits[..., count]) if count < room else total
 
 
+def test_a_count_prior_of_another_size_is_refused():
+    prior = DiscoveryPrior(N + 1, D, SetEncoder(D, 4)).double()
+    scene = propagated(torch.zeros(2, dtype=torch.int64))
+    with pytest.raises(
+        ValueError, match="expected a count prior over 0 ... 4, the number of slots, got one over 0 ... 5"
+    ):
+        prior(scene, DiscoverySlots(scene), True)
+
+
 class TestPresenceLogits:
     @pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
     @pytest.mark.parametrize("offset", [0.0, 300.0, -300.0])

@@ -1,0 +1,103 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Bad input to a training run: it is named before any file is touched, and before hours are lost."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_sqair.guides import SQAIRGuide
+from pyro_sqair.infer import VIMCO
+from pyro_sqair.models import SQAIR
+from pyro_sqair.scene import SceneConfig
+from pyro_sqair.training import Trainer, TrainingConfig, load_checkpoint, save_checkpoint
+
+SCENE = SceneConfig(num_slots=2, what_dim=2, image_size=(8, 8), glimpse_size=(4, 4))
+
+
+class Batch(NamedTuple):
+    """A batch; `frames` [T, B, 1, 8, 8]."""
+
+    frames: Tensor
+
+
+class Source:
+    """Random frames, spoilt from some draw on."""
+
+    def __init__(self, bad: Tensor | float = 0.5, start: int = 10**9) -> None:
+        self.device = torch.device("cpu")
+        self.bad, self.start, self.drawn = bad, start, 0
+
+    def sample(self, batch: int, length: int, generator: torch.Generator) -> Batch:
+        frames = torch.rand(length, batch, 1, 8, 8, generator=generator)
+        if self.drawn >= self.start:
+            frames = frames * self.bad if isinstance(self.bad, float) else self.bad.expand(frames.shape)
+        self.drawn += 1
+        return Batch(frames)
+
+
+def trainer(source: Source, out: Path, steps: int = 6) -> Trainer:
+    torch.manual_seed(0)
+    config = TrainingConfig(steps=steps, batch_size=2, num_particles=2, log_every=2, curriculum=((2, 1.0),))
+    model, guide = SQAIR.build(SCENE, 4), SQAIRGuide.build(SCENE, 4)
+    return Trainer(model, guide, VIMCO(num_particles=2), source, config, out, progress=False)
+
+
+BAD = {
+    "NaN": (float("nan"), "NaN"),
+    "0 to 255": (255.0, r"\[0, 1\]"),
+    "uint8": (torch.zeros((), dtype=torch.uint8), "uint8"),
+    "float64": (torch.zeros((), dtype=torch.float64), "float64"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_first_batch_leaves_files_as_they_were(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 20}\n')
+    bad, says = BAD[kind]
+    with pytest.raises(ValueError, match=f"expected .*{says}"):
+        trainer(Source(bad, start=0), tmp_path).run()
+    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert (tmp_path / "log.jsonl").read_text() == '{"kind": "train", "step": 20}\n'
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_batch_that_goes_bad_later_is_named(kind: str, tmp_path: Path) -> None:
+    bad, says = BAD[kind]
+    run = trainer(Source(bad, start=3), tmp_path)
+    with pytest.raises(ValueError, match=f"expected .*{says}"):
+        run.run()
+    assert 3 <= run.step <= 4  # at once where the program breaks, else at the next line of the log
+
+
+def test_weights_alone_are_not_resumed_from(tmp_path: Path) -> None:
+    trainer(Source(), tmp_path / "run", steps=2).run()
+    payload = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
+    kept = {name: payload[name] for name in ("format", "identity", "config", "step", "weights", "average")}
+    save_checkpoint(tmp_path / "weights.pt", kept)
+    with pytest.raises(ValueError, match="load_weights"):
+        trainer(Source(), tmp_path / "run").resume(tmp_path / "weights.pt")
+
+
+def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+    """Whatever byte is flipped: the file loads as it was, or the error names it."""
+    trainer(Source(), tmp_path / "run", steps=1).run()
+    whole = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    damaged = tmp_path / "damaged.pt"
+    refused = 0
+    for _ in range(60):
+        at, bit = (int(torch.randint(n, (), generator=generator)) for n in (len(whole), 8))
+        damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
+        try:
+            load_checkpoint(damaged)
+        except ValueError as error:
+            assert "damaged.pt" in str(error)
+            refused += 1
+    assert refused > 30
+    with pytest.raises(ValueError, match="expected a checkpoint"):
+        load_checkpoint(tmp_path)
