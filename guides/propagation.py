@@ -22,6 +22,8 @@ from pyro_sqair.slots import Slots
 class SharedFactor(nn.Module):
     """A lower-triangular matrix with a positive diagonal, the identity at first."""
 
+    index: Tensor
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.entries = nn.Parameter(torch.zeros(size * (size + 1) // 2))

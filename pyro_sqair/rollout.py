@@ -96,5 +96,5 @@ def generate(model: Program, like: Tensor, steps: int, count: Tensor | None = No
                 f"{sorted(set(count.tolist()))}"
             )
         given = {f"frame_0/disc_{i}/pres": (count > i).to(like.dtype) for i in range(int(count.max()) + 1)}
-        model = poutine.condition(model, data=given)
+        return _rollout(poutine.condition(model, data=given)(like[:0], steps))
     return _rollout(model(like[:0], steps))

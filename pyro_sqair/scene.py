@@ -43,9 +43,9 @@ class SceneConfig:
 class Objects(NamedTuple):
     """The objects of one frame, one per slot.
 
-    ``*`` is the batch shape, ``[B]`` or ``[K, B]``. In a program's state present objects fill the first slots and absent
-    slots hold zeros. Objects just propagated stand where they stood, so there may be gaps where one was lost; what is
-    in a gap means nothing, and whoever reads it multiplies by ``pres`` first.
+    ``*`` is the batch shape, ``[B]`` or ``[K, B]``. In a program's state present objects fill the first slots and
+    absent slots hold zeros. Objects just propagated stand where they stood, so there may be gaps where one was lost;
+    what is in a gap means nothing, and whoever reads it multiplies by ``pres`` first.
 
     Attributes:
         pres: presence, 0 or 1, shape ``[*, N]``, floating point.
