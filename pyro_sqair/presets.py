@@ -94,7 +94,7 @@ def embedded_digits_preset() -> Preset:
         scene=SceneConfig(num_slots=2, what_dim=16),
         hidden_size=128,
         object_costs=(5.0, 10.0),
-        training=TrainingConfig(steps=2000, curriculum=((3, 0.6), (6, 0.4)), ema_decay=0.998, validate_every=300),
+        training=TrainingConfig(steps=2800, curriculum=((3, 0.75), (6, 0.25)), ema_decay=0.998, validate_every=300),
     )
 
 
