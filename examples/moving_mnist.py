@@ -49,9 +49,10 @@ class Arguments:
 
 def main(args: Arguments) -> None:
     """Trains, evaluates, draws."""
-    torch.set_num_threads(args.threads or torch.get_num_threads())
+    torch.set_num_threads(torch.get_num_threads() if args.threads is None else args.threads)
     experiment = preset(args.preset)
-    config = dataclasses.replace(experiment.training, seed=args.seed, steps=args.steps or experiment.training.steps)
+    steps = experiment.training.steps if args.steps is None else args.steps
+    config = dataclasses.replace(experiment.training, seed=args.seed, steps=steps)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     train = experiment.source("train", device, args.mnist)
     unseen = experiment.source("test", "cpu", args.mnist)  # made on the CPU: the same on every machine
@@ -67,10 +68,11 @@ def main(args: Arguments) -> None:
     )
     if trainer.checkpoint.exists():
         trainer.resume()
-        print(f"continuing {args.out} at step {trainer.step} of {config.steps}")
+        print(f"continuing {args.out} at step {trainer.step}; for a new run, remove the folder or name another --out")
+    print(f"training for {steps} steps on {device}; Ctrl-C saves and stops")
     if trainer.run() is Outcome.INTERRUPTED:
         return print("the same command continues")
-    print("evaluating and drawing ...")
+    print(f"evaluating {args.sequences} sequences and drawing; this takes a minute or two")
     priced = experiment.object_costs is not None  # such a prior hardly ever draws an object of its own
     print(table(write_report(trainer, model, guide, test, given_counts=priced)))
     print(f"pictures: {args.out}/tracks.png, tracks.gif, prediction.png, samples.png, curves.png")

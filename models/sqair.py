@@ -24,7 +24,8 @@ class PropagationPriorProgram(Protocol):
     """A propagation prior: draws every slot given the previous objects and its own memory, returns the new memory.
 
     A plain function will do. A prior with memory returns a tensor of shape ``[*, N, M]`` and says what an object just
-    discovered starts with in an attribute ``initial_memory`` of shape ``[M]``; without that, memory is None.
+    discovered starts with in an attribute ``initial_memory`` of shape ``[M]``. Without that attribute it starts with
+    zeros, and memory is None until the prior has returned some.
     """
 
     def __call__(self, previous: Objects, memory: Tensor | None, slots: Slots) -> Tensor | None: ...

@@ -14,7 +14,13 @@ import torch
 
 from pyro_sqair.atomic import atomic_path
 from pyro_sqair.data import Sequences
-from pyro_sqair.evaluation import count_accuracy, discoveries_per_frame, evaluate_likelihood, id_stability
+from pyro_sqair.evaluation import (
+    count_accuracy,
+    discoveries_per_frame,
+    evaluate_likelihood,
+    id_stability,
+    identity_switches,
+)
 from pyro_sqair.program import Program
 from pyro_sqair.rollout import generate, infer_objects, predict, reconstruct
 from pyro_sqair.training import Trainer
@@ -53,6 +59,8 @@ def evaluate(
     objects = infer_objects(guide, test.frames)
     counting = count_accuracy(objects.pres, test.count)
     stability = id_stability(objects, test.count)
+    height, width = test.frames.shape[-2:]
+    tracking = identity_switches(objects, test.boxes, test.ids, (height, width))
     likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=num_particles)
     return {
         "sequences": test.frames.shape[1],
@@ -61,6 +69,11 @@ def evaluate(
         "count_accuracy_per_frame": counting.per_frame,
         "ids_kept": stability.fraction,
         "ids_kept_of_sequences": stability.counted,
+        "id_switches": tracking.switches,
+        "objects_missed": tracking.missed,
+        "objects_spurious": tracking.spurious,
+        "objects_matched": tracking.matched,
+        "mean_iou": tracking.mean_iou,
         "discoveries_per_frame": discoveries_per_frame(objects),
         **likelihood.summary(),
     }
@@ -123,9 +136,11 @@ def write_report(
 def table(metrics: Mapping[str, Any]) -> str:
     """The figures of :func:`write_report` as a small table for a terminal."""
     counts = metrics["count_accuracy_per_frame"]
+    judged = f"of the {metrics['ids_kept_of_sequences']} sequences with objects, all counted right"
     rows = [
         ("count accuracy", f"{metrics['count_accuracy']:.4f}  (frame 1: {counts[0]:.3f}, last: {counts[-1]:.3f})"),
-        ("ids kept", "-" if metrics["ids_kept"] is None else f"{metrics['ids_kept']:.4f}"),
+        ("ids kept", "-" if metrics["ids_kept"] is None else f"{metrics['ids_kept']:.4f}  ({judged})"),
+        ("tracking", f"{metrics['id_switches']} identity switches in {metrics['objects_matched']} matched boxes"),
     ]
     for name, value in metrics.items():
         if name.startswith("iwae") and name.removeprefix("iwae_").isdigit():

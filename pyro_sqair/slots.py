@@ -46,8 +46,13 @@ class _Phase(Prefix):
     """Names what a prior or guide draws outside its slots, such as a latent that all its objects share."""
 
     def _process_message(self, msg: Message) -> None:
-        if not (msg["infer"] or {}).get("_slot"):
-            super()._process_message(msg)
+        if (msg["infer"] or {}).get("_slot"):
+            return
+        if msg["name"] in ("pres", "where", "what"):
+            raise ValueError(
+                f"expected site {msg['name']!r} to be drawn in a loop 'for i in slots:', got it outside one"
+            )
+        super()._process_message(msg)
 
 
 class _Slot(Messenger):
