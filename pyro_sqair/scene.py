@@ -44,8 +44,7 @@ class Objects(NamedTuple):
     """The objects of one frame, one per slot.
 
     ``*`` is the batch shape, ``[B]`` or ``[K, B]``. In a program's state present objects fill the first slots and
-    absent slots hold zeros. Objects just propagated stand where they stood, so there may be gaps where one was lost;
-    what is in a gap means nothing, and whoever reads it multiplies by ``pres`` first.
+    absent slots hold zeros. Objects just propagated stand where they stood, so there may be gaps where one was lost.
 
     Attributes:
         pres: presence, 0 or 1, shape ``[*, N]``, floating point.
@@ -146,14 +145,15 @@ def merge(
         index = order.unsqueeze(-1).expand(*order.shape, first.shape[-1])
         return join(first, second, first.shape[-1]).gather(-2, index)
 
+    there = pres.unsqueeze(-1)
     objects = Objects(
         pres=pres,
-        where=select(propagated.where, discovered.where) * pres.unsqueeze(-1),
-        what=select(propagated.what, discovered.what) * pres.unsqueeze(-1),
+        where=select(propagated.where, discovered.where) * there,
+        what=select(propagated.what, discovered.what) * there,
         id=join(propagated.id, new_id).gather(-1, order),
     )
     if memory is not None:
-        memory = select(memory, memory.new_zeros(memory.shape[-1]) if fresh is None else fresh)
+        memory = select(memory, memory.new_zeros(memory.shape[-1]) if fresh is None else fresh) * there
     return State(objects, memory, next_id + is_new.sum(-1))
 
 

@@ -157,7 +157,9 @@ class Slots:
         if ids is None:
             ids = torch.full((self.num,), -1, dtype=torch.int64, device=like.device)
         ids = torch.where(present > 0, ids, -1)
-        return Objects(present, gather("where", 4), gather("what", what_dim), ids)
+        # What an absent object drew is an auxiliary variable: a prior that could read it would not be a prior.
+        there = present.unsqueeze(-1)
+        return Objects(present, gather("where", 4) * there, gather("what", what_dim) * there, ids)
 
 
 class PropagationSlots(Slots):
