@@ -201,8 +201,9 @@ class TestObjects:
         for i in range(N):
             for name in ("pres", "where", "what"):
                 drawn = trace.nodes[f"frame_4/prop_{i}/{name}"]["value"]
-                field = getattr(result, name)
-                assert torch.equal(field[:, i], drawn)
+                # what an absent object drew shows nowhere
+                there = result.pres[:, i] if name == "pres" else result.pres[:, i, None]
+                assert torch.equal(getattr(result, name)[:, i], drawn * there)
         assert torch.equal(result.id, torch.where(result.pres > 0, torch.arange(10, 10 + N), -1))
 
     def test_slots_not_visited_hold_nobody(self):
