@@ -10,12 +10,13 @@ from pyro_sqair.data.moving_digits import (
     gentle_motion,
     published_motion,
 )
-from pyro_sqair.data.sequences import Sequences, Source, held_out
+from pyro_sqair.data.sequences import Physics, Sequences, Source, held_out
 
 __all__ = [
     "DigitImages",
     "MotionConfig",
     "MovingDigits",
+    "Physics",
     "Sequences",
     "Source",
     "crop_digits",

@@ -4,13 +4,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 _HELD_OUT_CHUNK = 250
+
+
+class Physics(NamedTuple):
+    """What a simulator knows beyond boxes; T frames, B sequences, at most M objects in each.
+
+    Attributes:
+        positions: centres (x, y) in pixels of the frame, float32 [T, B, M, 2]; zeros where absent.
+        velocities: (x, y) in pixels a frame, float32 [T, B, M, 2]; zeros where absent.
+        collisions: pixels of objects that collide in this very frame, bool [T, B, H, W].
+        events: whether objects collide in this frame, bool [T, B].
+    """
+
+    positions: Tensor
+    velocities: Tensor
+    collisions: Tensor
+    events: Tensor
 
 
 class Sequences(NamedTuple):
@@ -24,6 +40,7 @@ class Sequences(NamedTuple):
             and is all zeros where the object is absent.
         ids: who the object is, int64 [T, B, M], -1 where absent.
         labels: the class of each object, int64 [B, M], -1 where absent.
+        physics: what a simulator knows beyond that; None where nobody knows.
     """
 
     frames: Tensor
@@ -32,10 +49,24 @@ class Sequences(NamedTuple):
     boxes: Tensor
     ids: Tensor
     labels: Tensor
+    physics: Physics | None = None
 
     def to(self, device: torch.device | str) -> Sequences:
         """The same sequences on another device."""
-        return Sequences(*(field.to(device) for field in self))
+        return _combine([self], lambda fields, _: fields[0].to(device))
+
+    def slice(self, sequences: slice | Tensor = slice(None), frames: slice = slice(None)) -> Sequences:
+        """Some of the sequences, some of the frames.
+
+        Args:
+            sequences: which of B, a slice or int64 indices.
+            frames: which of T.
+        """
+
+        def select(fields: tuple[Tensor, ...], has_time: bool) -> Tensor:
+            return fields[0][frames][:, sequences] if has_time else fields[0][sequences]
+
+        return _combine([self], select)
 
     def split(self, size: int) -> Iterator[Sequences]:
         """Batches of `size` sequences, in order; the last may be smaller.
@@ -46,16 +77,22 @@ class Sequences(NamedTuple):
         if size < 1:
             raise ValueError(f"expected a batch size of at least 1, got {size}")
         for start in range(0, self.labels.shape[0], size):
-            stop = start + size
-            over_time = (field[:, start:stop] for field in self[:-1])
-            yield Sequences._make([*over_time, self.labels[start:stop]])
+            yield self.slice(slice(start, start + size))
 
     @staticmethod
     def cat(batches: list[Sequences]) -> Sequences:
-        """Puts batches of equal length side by side."""
-        fields = list(zip(*batches, strict=True))
-        over_time = (torch.cat(field, dim=1) for field in fields[:-1])
-        return Sequences._make([*over_time, torch.cat(fields[-1], dim=0)])
+        """Puts batches of equal length side by side; physics is kept if all have it."""
+        return _combine(batches, lambda fields, has_time: torch.cat(fields, dim=int(has_time)))
+
+
+def _combine(batches: list[Sequences], function: Callable[[tuple[Tensor, ...], bool], Tensor]) -> Sequences:
+    """Makes each field of the result from that of all batches; the function is told if a field has a time axis."""
+    fields = zip(*(batch[: Sequences._fields.index("physics")] for batch in batches), strict=True)
+    made = [function(field, name != "labels") for name, field in zip(Sequences._fields, fields, strict=False)]
+    physics = [batch.physics for batch in batches if batch.physics is not None]
+    if len(physics) < len(batches):
+        return Sequences._make([*made, None])
+    return Sequences._make([*made, Physics._make(function(field, True) for field in zip(*physics, strict=True))])
 
 
 class Source(Protocol):
