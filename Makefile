@@ -15,7 +15,7 @@ venv: $(INSTALLED)  ## the virtual environment, with the package in it, editable
 $(INSTALLED): setup.cfg constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	    -c constraints.txt -e ".[digits,mnist,test,dev]"
+	    -c constraints.txt -e ".[digits,mnist,video,test,dev]"
 	touch $@
 
 demo: $(INSTALLED)  ## train on moving digits and draw what was found, into runs/demo

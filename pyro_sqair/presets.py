@@ -1,14 +1,14 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Presets: everything that makes up an experiment on moving digits, under one name."""
+"""Presets: everything that makes up an experiment, under one name."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 
@@ -16,6 +16,7 @@ from pyro_sqair.data import (
     DigitImages,
     MotionConfig,
     MovingDigits,
+    Source,
     embedded_digits,
     gentle_motion,
     mnist_digits,
@@ -28,14 +29,39 @@ from pyro_sqair.scene import SceneConfig
 from pyro_sqair.training import TrainingConfig, published
 
 
+class Videos(Protocol):
+    """Where the sequences of an experiment come from."""
+
+    def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> Source:
+        """The sequences of a split, "train" or "test", made or held on ``device``."""
+        ...
+
+
+@dataclass(frozen=True)
+class DigitVideos:
+    """Moving digits, made on the fly.
+
+    Attributes:
+        digits: where the digits come from, "embedded" (scikit-learn's) or "mnist".
+        motion: how they move.
+    """
+
+    digits: Literal["embedded", "mnist"]
+    motion: MotionConfig
+
+    def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> MovingDigits:
+        """See :meth:`Preset.source`."""
+        digits: DigitImages = embedded_digits(split) if self.digits == "embedded" else mnist_digits(split, mnist)
+        return MovingDigits(digits, self.motion, device)
+
+
 @dataclass(frozen=True)
 class Preset:
-    """An experiment on moving digits.
+    """An experiment.
 
     Attributes:
         name: what it is called on the command line.
-        digits: where the digits come from, "embedded" (scikit-learn's) or "mnist".
-        motion: how they move.
+        videos: what to learn from, and to be tested on.
         scene: sizes of images, glimpses and latents.
         hidden_size: units of every network.
         decoder_size: units of the glimpse decoder; None for ``hidden_size``.
@@ -46,8 +72,7 @@ class Preset:
     """
 
     name: str
-    digits: str
-    motion: MotionConfig
+    videos: Videos
     scene: SceneConfig
     hidden_size: int
     decoder_size: int | None = None
@@ -65,16 +90,15 @@ class Preset:
             "object_costs": self.object_costs,
         }
 
-    def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> MovingDigits:
-        """The moving digits, made on the fly on ``device``.
+    def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> Source:
+        """The sequences of a split.
 
         Args:
             split: "train" or "test".
-            device: where sequences are made and held.
-            mnist: folder with MNIST's files; None downloads them. The embedded digits do not need it.
+            device: where sequences are made or held.
+            mnist: folder with MNIST's files, for an experiment on them; None downloads them.
         """
-        digits: DigitImages = embedded_digits(split) if self.digits == "embedded" else mnist_digits(split, mnist)
-        return MovingDigits(digits, self.motion, device)
+        return self.videos.source(split, device, mnist)
 
     def programs(self) -> tuple[SQAIR, SQAIRGuide]:
         """A model and its guide with fresh weights; they share the encoder of propagated objects."""
@@ -89,8 +113,7 @@ def embedded_digits_preset() -> Preset:
     """Up to two of scikit-learn's digits in gentle motion: learns to count and track in minutes on two CPU cores."""
     return Preset(
         name="embedded-digits",
-        digits="embedded",
-        motion=gentle_motion(),
+        videos=DigitVideos("embedded", gentle_motion()),
         scene=SceneConfig(num_slots=2, what_dim=16),
         hidden_size=128,
         object_costs=(5.0, 10.0),
@@ -102,8 +125,7 @@ def moving_mnist_preset() -> Preset:
     """MNIST with the published motion, for 40 minutes on two CPU cores."""
     return Preset(
         name="moving-mnist",
-        digits="mnist",
-        motion=published_motion(),
+        videos=DigitVideos("mnist", published_motion()),
         scene=SceneConfig(num_slots=3, what_dim=32),
         hidden_size=128,
         decoder_size=256,
@@ -120,8 +142,7 @@ def paper_preset() -> Preset:
     """The published experiment and recipe (Kosiorek et al. 2018, Appendix D): days on a GPU."""
     return Preset(
         name="paper",
-        digits="mnist",
-        motion=published_motion(),
+        videos=DigitVideos("mnist", published_motion()),
         scene=SceneConfig(num_slots=3, what_dim=50),
         hidden_size=256,
         training=published(),

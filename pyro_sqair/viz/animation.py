@@ -1,26 +1,20 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Moving pictures of tracked objects."""
+"""Moving pictures: the rows of a figure beside each other, and time as time."""
 
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from torch import Tensor
 
 from pyro_sqair.rollout import Rollout
-from pyro_sqair.viz.files import save_image
+from pyro_sqair.viz.files import check_gif, save_gif
 from pyro_sqair.viz.mosaic import Mosaic
-from pyro_sqair.viz.pictures import as_outlines, as_pictures, check_rollout
+from pyro_sqair.viz.pictures import as_pictures, check_rollout
+from pyro_sqair.viz.strips import Strip
+from pyro_sqair.viz.tracks import inferred
 
-_HEADER, _GAP, _BETWEEN, _WORDS = (
-    30,
-    4,
-    20,
-    18,
-)  # pixels: above, within and between pairs of frames, of the letters
-_PALETTE_FRAMES = 8
+_HEADER, _GAP, _BETWEEN, _WORDS = 30, 4, 20, 18  # pixels: above, within and between groups, of the letters
 
 
 def animate_tracks(
@@ -47,34 +41,42 @@ def animate_tracks(
         ValueError: if the shapes do not fit, the path does not end in .gif, or a number is not positive.
     """
     check_rollout(rollout, frames)
-    if Path(path).suffix.lower() != ".gif":
-        raise ValueError(f"expected a path that ends in .gif, got {path}")
-    if columns < 1 or fps <= 0:
-        raise ValueError(f"expected columns and fps above 0, got {columns} and {fps}")
-    inputs, images = as_pictures(frames[:, :sequences]), as_pictures(rollout.image[:, :sequences])
-    outlines = as_outlines(rollout.objects, images.shape[2:4])
-    _, batch, height, width, _ = inputs.shape
+    strips = [Strip("input", as_pictures(frames[:, :sequences])), inferred(rollout, sequences, "inferred")]
+    animate(strips, path, columns, zoom, fps)
+
+
+def animate(strips: list[Strip], path: str | Path, columns: int, zoom: int | None, fps: float) -> None:
+    """Writes an endless GIF with the strips of a sequence beside each other, and sequences in rows of `columns`.
+
+    Args:
+        strips: of equally many sequences, with frames of the same size; as long as the first.
+        path: of the GIF.
+        columns: sequences beside each other.
+        zoom: pixels per pixel of a frame; if not given, so that a frame is about 200 wide.
+        fps: frames per second.
+
+    Raises:
+        ValueError: if the path does not end in .gif, or a number is not positive.
+    """
+    check_gif(path, fps)
+    if columns < 1:
+        raise ValueError(f"expected columns of at least 1, got {columns}")
+    length, batch, height, width, _ = strips[0].pictures.shape
     zoom = zoom or max(1, round(200 / width))
-    pair, row = 2 * width * zoom + _GAP, height * zoom + _BETWEEN
+    pitch, row = width * zoom + _GAP, height * zoom + _BETWEEN
+    group = len(strips) * pitch - _GAP + _BETWEEN
     columns = min(columns, batch)
     rows = -(-batch // columns)
+    names = " | ".join(strip.label for strip in strips)
 
     sheets = []
-    for t in range(len(inputs)):
-        mosaic = Mosaic(columns * (pair + _BETWEEN) - _BETWEEN, _HEADER + rows * row - _BETWEEN, zoom)
+    for t in range(length):
+        mosaic = Mosaic(columns * group - _BETWEEN, _HEADER + rows * row - _BETWEEN, zoom)
         for b in range(batch):
-            left, top = b % columns * (pair + _BETWEEN), _HEADER + b // columns * row
-            mosaic.frame(inputs[t, b], left, top)
-            mosaic.frame(images[t, b], left + width * zoom + _GAP, top, outlines[t][b])
-        mosaic.text(f"t = {t + 1}   input | inferred", 4, _HEADER / 2, _WORDS, align="left")
+            left, top = b % columns * group, _HEADER + b // columns * row
+            for i, strip in enumerate(strips):
+                outlines = strip.outlines[t][b] if strip.outlines else ()
+                mosaic.frame(strip.pictures[t, b], left + i * pitch, top, outlines)
+        mosaic.text(f"t = {t + 1}   {names}", 4, _HEADER / 2, _WORDS, align="left")
         sheets.append(mosaic.render())
-    _write_gif(sheets, path, fps)
-
-
-def _write_gif(sheets: list[np.ndarray], path: str | Path, fps: float) -> None:
-    """Writes 8-bit colour images with one palette for all, so that a colour does not flicker."""
-    some = sheets[:: -(-len(sheets) // _PALETTE_FRAMES)]
-    palette = Image.fromarray(np.concatenate(some)).quantize(256)
-    images = [Image.fromarray(sheet).quantize(palette=palette, dither=Image.Dither.NONE) for sheet in sheets]
-    first, *rest = images
-    save_image(first, path, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+    save_gif(sheets, path, fps)
