@@ -3,12 +3,16 @@
 
 """Inference programs: what is seen, where it is, and where it went."""
 
+from pyro_sqair.guides.air import AIRGuide
 from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.glimpse import Appearance, GlimpseEncoder, GlimpseMask, mlp_glimpse_encoder
 from pyro_sqair.guides.propagation import GatedAppearance, PropagationGuide, SharedFactor
 from pyro_sqair.guides.sqair import SQAIRGuide
+from pyro_sqair.guides.velocity import WithVelocity
+from pyro_sqair.guides.vision import Vision, conv_vision, mlp_vision
 
 __all__ = [
+    "AIRGuide",
     "Appearance",
     "DiscoveryGuide",
     "GatedAppearance",
@@ -17,5 +21,9 @@ __all__ = [
     "PropagationGuide",
     "SQAIRGuide",
     "SharedFactor",
+    "Vision",
+    "WithVelocity",
+    "conv_vision",
     "mlp_glimpse_encoder",
+    "mlp_vision",
 ]

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.guides.glimpse import GlimpseEncoder
-from pyro_sqair.networks import MLP, SetEncoder, VanillaRNN, join
+from pyro_sqair.networks import MLP, NoContext, SetEncoder, VanillaRNN, join
 from pyro_sqair.scene import Objects
 from pyro_sqair.slots import Slots
 
@@ -37,7 +37,7 @@ class DiscoveryGuide(nn.Module):
         self,
         image_encoder: nn.Module,
         image_features: int,
-        encoder: SetEncoder,
+        encoder: SetEncoder | NoContext,
         glimpse_encoder: GlimpseEncoder,
         what_dim: int,
         hidden_size: int,

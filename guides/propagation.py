@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pyro_sqair.distributions import CorrelatedNormal
 from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
 from pyro_sqair.networks import GRU, MLP, VanillaRNN, join
+from pyro_sqair.relations import NoRelations, Relations
 from pyro_sqair.scene import Objects, occupied, pad_slots
 from pyro_sqair.shapes import batch_shape
 from pyro_sqair.slots import Slots
@@ -75,6 +76,8 @@ class PropagationGuide(nn.Module):
         hidden_size: units of the recurrent networks and the perceptrons.
         presence_bias: the logit of an object's staying starts here.
         scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+        relations: what objects do to each other, which both recurrent networks are told (R-SQAIR, Eq. 4); nothing if
+            not given.
     """
 
     def __init__(
@@ -84,21 +87,24 @@ class PropagationGuide(nn.Module):
         hidden_size: int,
         presence_bias: float = 5.0,
         scale_bias: float = -4.0,
+        relations: Relations | None = None,
     ) -> None:
         super().__init__()
         self.what_dim = what_dim
         self.glimpse_encoder = glimpse_encoder
         self.proposal = MLP(hidden_size, [128], 4)
         self.mask = GlimpseMask(hidden_size, glimpse_encoder.glimpse_size)
-        latent = what_dim + 4 + 1
-        self.relation = VanillaRNN([what_dim, latent, hidden_size], latent, hidden_size)
+        self.relations = NoRelations() if relations is None else relations
+        latent, effect = what_dim + 4 + 1, self.relations.size
+        self.relation = VanillaRNN([what_dim, latent + effect, hidden_size], latent, hidden_size)
         self.where = MLP(2 * hidden_size + 4, [hidden_size, hidden_size], 8)
         self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
         self.factor = SharedFactor(4)
-        self.temporal = GRU(hidden_size + 4 + 2 * what_dim, hidden_size)
+        self.temporal = GRU(hidden_size + 4 + 2 * what_dim + effect, hidden_size)
         self.what = GatedAppearance(hidden_size, what_dim)
         self.pres = MLP(2 * hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
-        self.register_buffer("initial_memory", torch.zeros(hidden_size), persistent=False)
+        self.sizes = (hidden_size, self.relations.state_size)
+        self.register_buffer("initial_memory", torch.zeros(sum(self.sizes)), persistent=False)
 
     def forward(self, frame: Tensor, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
         """Draws ``where``, ``what`` and ``pres`` in every slot.
@@ -106,23 +112,24 @@ class PropagationGuide(nn.Module):
         Args:
             frame: x_t, shape ``[B, C, H, W]``.
             previous: z_{t-1}, shape ``[*, N]``.
-            memory: h_{t-1}^T, shape ``[*, N, hidden]``.
+            memory: h_{t-1}^T and the state of the relations, shape ``[*, N, hidden + S]``.
             slots: the slots of this phase.
 
         Returns:
-            h_t^T, shape ``[*, N, hidden]``.
+            h_t^T and the new state of the relations, shape ``[*, N, hidden + S]``.
         """
         previous = occupied(previous)
-        memory = memory[..., : previous.pres.shape[-1], :]
+        memory, related = memory[..., : previous.pres.shape[-1], :].split(self.sizes, -1)
+        effect, related = self.relations(previous, related)
         # Lines 6-8 depend on the previous frame only, so they are done for all objects at once.
         mask = self.mask(memory)
         proposal = previous.where + 0.1 * self.proposal(memory)
         proposed = self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
-        latents = torch.cat([previous.what, previous.where, previous.pres.unsqueeze(-1)], -1)
-        context = self.relation.context(proposed, latents, memory)
+        gamma = join(previous.what, previous.where, previous.pres.unsqueeze(-1), effect)
+        context = self.relation.context(proposed, gamma, memory)
         # Taken apart once: the gradient of an indexed slice is a whole tensor of zeros with that slice in it.
         contexts, masks, memories = context.unbind(-2), mask.unbind(-2), list(memory.unbind(-2))
-        wheres, whats = previous.where.unbind(-2), previous.what.unbind(-2)
+        wheres, whats, effects = previous.where.unbind(-2), previous.what.unbind(-2), effect.unbind(-2)
         factor = self.factor()
 
         hidden = self.relation.initial  # line 1
@@ -137,11 +144,12 @@ class PropagationGuide(nn.Module):
             where = pyro.sample("where", law)  # line 10
 
             seen = self.glimpse_encoder(frame, where, masks[i])  # lines 11-12
-            memories[i] = self.temporal(join(hidden, where, *seen), state)  # line 13, Eq. 15
+            memories[i] = self.temporal(join(hidden, where, *seen, effects[i]), state)  # line 13, Eq. 15
             what = pyro.sample("what", self.what(memories[i], whats[i], *seen))  # line 14
 
             logits = self.pres(join(hidden, memories[i], what)).squeeze(-1)
             pres = pyro.sample("pres", dist.Bernoulli(logits=logits))  # line 15, Eq. 13
             other = join(what, where, pres.unsqueeze(-1))  # line 16
         batch = batch_shape(*(m.shape for m in memories))
-        return pad_slots(torch.stack([m.expand(batch) for m in memories], -2), slots.num)
+        memory = torch.stack([m.expand(batch) for m in memories], -2)
+        return pad_slots(join(memory, related), slots.num)

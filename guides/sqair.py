@@ -10,10 +10,11 @@ from typing import Protocol
 from torch import Tensor
 
 from pyro_sqair.guides.discovery import DiscoveryGuide
-from pyro_sqair.guides.glimpse import mlp_glimpse_encoder
 from pyro_sqair.guides.propagation import PropagationGuide
-from pyro_sqair.networks import MLP, SetEncoder
+from pyro_sqair.guides.vision import Vision, mlp_vision
+from pyro_sqair.networks import SetEncoder
 from pyro_sqair.program import Program
+from pyro_sqair.relations import Relations
 from pyro_sqair.scene import Objects, SceneConfig, State, merge
 from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
@@ -85,21 +86,28 @@ class SQAIRGuide(Program):
             return merge(propagated, discovered, state.next_id, memory, self.fresh_memory)
 
     @classmethod
-    def build(cls, scene: SceneConfig, hidden_size: int = 256, encoder: SetEncoder | None = None) -> SQAIRGuide:
-        """The inference half of MLP-SQAIR (paper, D.2).
+    def build(
+        cls,
+        scene: SceneConfig,
+        hidden_size: int = 256,
+        encoder: SetEncoder | None = None,
+        vision: Vision | None = None,
+        relations: Relations | None = None,
+    ) -> SQAIRGuide:
+        """The inference half of MLP-SQAIR or, with :func:`conv_vision`, of CONV-SQAIR (paper, D.2).
 
         Args:
             scene: sizes of images, glimpses and latents.
             hidden_size: units of every network.
             encoder: summarises propagated objects; pass the model's own to share it, as the released code does.
+            vision: encoders of image and glimpses; the default are those of MLP-SQAIR.
+            relations: what objects do to each other (R-SQAIR); pass the model's own to share it.
         """
         if encoder is None:
             encoder = SetEncoder(scene.what_dim, hidden_size)
-        glimpse = mlp_glimpse_encoder(scene.what_dim, hidden_size, scene.channels, scene.glimpse_size)
-        pixels = scene.channels * scene.image_size[0] * scene.image_size[1]
-        image = MLP(pixels, [hidden_size, hidden_size])
+        image, features, glimpse = mlp_vision(scene, hidden_size) if vision is None else vision
         return cls(
-            DiscoveryGuide(image, hidden_size, encoder, glimpse, scene.what_dim, hidden_size),
-            PropagationGuide(glimpse, scene.what_dim, hidden_size),
+            DiscoveryGuide(image, features, encoder, glimpse, scene.what_dim, hidden_size),
+            PropagationGuide(glimpse, scene.what_dim, hidden_size, relations=relations),
             scene,
         )

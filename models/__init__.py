@@ -3,25 +3,36 @@
 
 """Generative programs: what there is to see, and how it moves."""
 
+from pyro_sqair.models.air import AIR
 from pyro_sqair.models.discovery import (
     AutoregressiveWhere,
     CategoricalCount,
     DiscoveryPrior,
     FixedCount,
+    GeometricCount,
     presence_logits,
 )
-from pyro_sqair.models.propagation import GRUPropagationPrior
-from pyro_sqair.models.renderer import Renderer, mlp_renderer
+from pyro_sqair.models.physics import BouncingPrior
+from pyro_sqair.models.propagation import GRUPropagationPrior, GuidedWalkPrior, RandomWalkPrior
+from pyro_sqair.models.renderer import Renderer, conv_renderer, mlp_renderer
 from pyro_sqair.models.sqair import SQAIR
+from pyro_sqair.models.velocity import ConstantVelocityPrior
 
 __all__ = [
+    "AIR",
     "SQAIR",
     "AutoregressiveWhere",
+    "BouncingPrior",
     "CategoricalCount",
+    "ConstantVelocityPrior",
     "DiscoveryPrior",
     "FixedCount",
     "GRUPropagationPrior",
+    "GeometricCount",
+    "GuidedWalkPrior",
+    "RandomWalkPrior",
     "Renderer",
+    "conv_renderer",
     "mlp_renderer",
     "presence_logits",
 ]

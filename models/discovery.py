@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.networks import MLP, SetEncoder, join
+from pyro_sqair.networks import MLP, NoContext, SetEncoder, join
 from pyro_sqair.scene import Objects
 from pyro_sqair.slots import Slots
 
@@ -36,6 +36,24 @@ class CategoricalCount(nn.Module):
         later[0] = 10.0
         self.later = nn.Parameter(later)
         self.mlp = MLP(1, [10], num_slots + 1)
+        self.num_slots = num_slots
+
+    def resize(self, num_slots: int) -> None:
+        """Makes room for another number N of objects; counts never seen are as likely as the largest that was.
+
+        Args:
+            num_slots: the new N. What was learned about numbers of propagated objects goes on to mean the same.
+        """
+        index = torch.arange(num_slots + 1, device=self.bias.device).clamp(max=len(self.bias) - 1)
+        readout = self.mlp[-1]
+        assert isinstance(readout, nn.Linear)
+        resized = nn.Linear(readout.in_features, num_slots + 1, device=self.bias.device, dtype=self.bias.dtype)
+        with torch.no_grad():
+            self.bias = nn.Parameter(self.bias[index])
+            self.later = nn.Parameter(self.later[index])
+            resized.weight.copy_(readout.weight[index])
+            resized.bias.copy_(readout.bias[index])
+        self.mlp[-1] = resized
 
     def forward(self, propagated: Objects, first: bool) -> Tensor:
         """Logits of D = 0 ... N before truncation, shape ``[*, N + 1]``.
@@ -45,7 +63,7 @@ class CategoricalCount(nn.Module):
             first: whether this is the first frame.
         """
         logits = self.bias if first else self.bias + self.later
-        fraction = propagated.num_present.unsqueeze(-1) / propagated.pres.shape[-1]
+        fraction = propagated.num_present.unsqueeze(-1) / self.num_slots
         return F.elu(logits + self.mlp(fraction))
 
 
@@ -65,6 +83,19 @@ class FixedCount(nn.Module):
         """Logits of D = 0 ... N before truncation, shape ``[N + 1]``."""
         pres = propagated.pres
         return -self.costs[0 if first else 1] * torch.arange(pres.shape[-1] + 1, dtype=pres.dtype, device=pres.device)
+
+
+class GeometricCount(FixedCount):
+    """A geometric count prior, p(D) proportional to success^D, cut off where there is no more room.
+
+    Args:
+        success: how much less likely each further object is, above 0 and at most 1.
+    """
+
+    def __init__(self, success: float) -> None:
+        if not 0 < success <= 1:
+            raise ValueError(f"expected success above 0 and at most 1, got {success}")
+        super().__init__(-math.log(success), -math.log(success))
 
 
 def presence_logits(count_logits: Tensor, room: Tensor) -> Tensor:
@@ -139,12 +170,20 @@ class DiscoveryPrior(nn.Module):
         count: the count prior; the default is :class:`CategoricalCount`.
     """
 
-    def __init__(self, num_slots: int, what_dim: int, encoder: SetEncoder, count: nn.Module | None = None) -> None:
+    def __init__(
+        self, num_slots: int, what_dim: int, encoder: SetEncoder | NoContext, count: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.count = CategoricalCount(num_slots) if count is None else count
         self.where = AutoregressiveWhere(encoder.output_size + 1)
         self.what_dim = what_dim
+        self.num_slots = num_slots
+
+    def resize(self, num_slots: int) -> None:
+        """Makes room for another number of objects; see :meth:`CategoricalCount.resize`."""
+        if isinstance(self.count, CategoricalCount):
+            self.count.resize(num_slots)
 
     def forward(self, propagated: Objects, slots: Slots, first: bool) -> None:
         """Draws ``pres``, ``where`` and ``what`` in every slot.
@@ -162,7 +201,7 @@ class DiscoveryPrior(nn.Module):
                 f"0 ... {counts.shape[-1] - 1}"
             )
         logits = presence_logits(counts, num_slots - propagated.num_present).unbind(-1)
-        fraction = propagated.num_present.unsqueeze(-1) / num_slots
+        fraction = propagated.num_present.unsqueeze(-1) / self.num_slots
         context = self.where.context(join(self.encoder(propagated), fraction))
         where: Tensor = self.where.initial_where
         state: Tensor = self.where.initial_state

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The propagation prior p^P(z_t^{P_t} | z_{t-1}) (Kosiorek et al. 2018, Appendix B, Eqs. 9-10)."""
+"""Recurrent propagation priors p^P(z_t^{P_t} | z_{t-1}) (Kosiorek et al. 2018, Appendix B, Eqs. 9-10)."""
 
 from __future__ import annotations
 
@@ -11,43 +11,62 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.networks import GRU
+from pyro_sqair.networks import GRU, join
+from pyro_sqair.relations import NoRelations, Relations
 from pyro_sqair.scene import Objects, occupied, pad_slots
 from pyro_sqair.slots import Slots
 
 
 class GRUPropagationPrior(nn.Module):
-    """Each object moves, changes and disappears by its own recurrent dynamics h_t = GRU(z_{t-1}, h_{t-1}).
+    """Each object moves, changes and disappears by its own recurrent dynamics h_t = GRU(gamma_t, h_{t-1}).
+
+    gamma_t is z_{t-1}, with what other objects do to it if there are relations (Stanić & Schmidhuber 2019, Eq. 3).
 
     Args:
         what_dim: the dimension D of ``what``.
         hidden_size: units of the GRU.
         presence_bias: the logit of staying starts here: objects are expected to persist.
+        relations: what objects do to each other; nothing if not given, as in SQAIR.
     """
 
-    def __init__(self, what_dim: int, hidden_size: int, presence_bias: float = 10.0) -> None:
+    def __init__(
+        self,
+        what_dim: int,
+        hidden_size: int,
+        presence_bias: float = 10.0,
+        relations: Relations | None = None,
+    ) -> None:
         super().__init__()
         self.presence_bias = presence_bias
+        self.relations = NoRelations() if relations is None else relations
         self.sizes = (1, 4, what_dim, 4, what_dim)
-        self.gru = GRU(4 + what_dim, hidden_size)
+        self.gru = GRU(4 + what_dim + self.relations.size, hidden_size)
         self.readout = nn.Linear(hidden_size, sum(self.sizes))
-        self.initial_memory = nn.Parameter(torch.zeros(hidden_size))
+        self.initial_hidden = nn.Parameter(torch.zeros(hidden_size))
+
+    @property
+    def initial_memory(self) -> Tensor:
+        """What is remembered of a new object, shape ``[hidden + S]``: a learned state, and no relations yet."""
+        return F.pad(self.initial_hidden, (0, self.relations.state_size))
 
     def forward(self, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
         """Draws ``pres``, ``where`` and ``what`` in every slot.
 
         Args:
             previous: the objects of the previous frame, shape ``[*, N]``.
-            memory: h_{t-1}, shape ``[*, N, hidden]``.
+            memory: h_{t-1} and the state of the relations, shape ``[*, N, hidden + S]``.
             slots: the slots of this phase.
 
         Returns:
-            h_t, shape ``[*, N, hidden]``.
+            h_t and the new state of the relations, shape ``[*, N, hidden + S]``.
         """
         previous = occupied(previous)
         memory = memory[..., : previous.pres.shape[-1], :]
-        memory = self.gru(torch.cat([previous.what, previous.where], -1), memory)
-        pres, where, what, where_scale, what_scale = self.readout(memory).split(self.sizes, -1)
+        hidden, related = memory.split([len(self.initial_hidden), self.relations.state_size], -1)
+        effect, related = self.relations(previous, related)
+        hidden = self.gru(join(previous.what, previous.where, effect), hidden)
+        pres, where, what, where_scale, what_scale = self.readout(hidden).split(self.sizes, -1)
+        where, what = self.locations(previous, where, what)
         logits = (pres.squeeze(-1) + self.presence_bias).unbind(-1)
         wheres = list(zip(where.unbind(-2), (F.softplus(where_scale) + 0.01).unbind(-2), strict=True))
         whats = list(zip(what.unbind(-2), (F.softplus(what_scale) + 0.01).unbind(-2), strict=True))
@@ -55,4 +74,26 @@ class GRUPropagationPrior(nn.Module):
             pyro.sample("pres", dist.Bernoulli(logits=logits[i]))
             pyro.sample("where", dist.Normal(*wheres[i]).to_event(1))
             pyro.sample("what", dist.Normal(*whats[i]).to_event(1))
-        return pad_slots(memory, slots.num)
+        return pad_slots(join(hidden, related), slots.num)
+
+    def locations(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
+        """The means of ``where`` and ``what``, given what the GRU says of them; here, just that."""
+        return where, what
+
+
+class RandomWalkPrior(GRUPropagationPrior):
+    """Each object stays where and as it was, on average; the GRU says how surely, and whether it stays at all.
+
+    As in the released code, but for the logit of presence: that one adds a tenth of the GRU's to the *guide's* logit in
+    the previous frame, which a prior cannot know.
+    """
+
+    def locations(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
+        return previous.where, previous.what
+
+
+class GuidedWalkPrior(GRUPropagationPrior):
+    """Each object stays where and as it was but for a tenth of what the GRU says; see :class:`RandomWalkPrior`."""
+
+    def locations(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
+        return previous.where + 0.1 * where, previous.what + 0.1 * what

@@ -10,6 +10,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pyro_sqair.convolutions import ConvolutionConfig, SubPixelDecoder
 from pyro_sqair.networks import MLP
 from pyro_sqair.scene import Objects, SceneConfig, occupied
 from pyro_sqair.spatial import coverage, paste, place
@@ -75,4 +76,23 @@ def mlp_renderer(scene: SceneConfig, hidden_size: int, output_scale: float = 0.2
         std: the standard deviation of a pixel.
     """
     decoder = MLP(scene.what_dim, [hidden_size, hidden_size], scene.channels * math.prod(scene.glimpse_size))
+    return Renderer(decoder, scene.channels, scene.glimpse_size, scene.image_size, output_scale, std)
+
+
+def conv_renderer(
+    scene: SceneConfig, config: ConvolutionConfig | None = None, output_scale: float = 0.25, std: float = 0.3
+) -> Renderer:
+    """The renderer of CONV-SQAIR (paper, D.2 and E): a sub-pixel decoder.
+
+    Args:
+        scene: sizes of images, glimpses and latents.
+        config: of the decoder, which has to make glimpses of that size; the default is that of moving MNIST.
+        output_scale: see :class:`Renderer`.
+        std: the standard deviation of a pixel.
+
+    Raises:
+        ValueError: if the decoder does not reach the glimpse size.
+    """
+    config = ConvolutionConfig() if config is None else config
+    decoder = SubPixelDecoder(scene.what_dim, scene.channels, scene.glimpse_size, config)
     return Renderer(decoder, scene.channels, scene.glimpse_size, scene.image_size, output_scale, std)

@@ -128,8 +128,9 @@ class SQAIR(Program):
         encoder: SetEncoder | None = None,
         count: nn.Module | None = None,
         renderer: Renderer | None = None,
+        propagation: PropagationPriorProgram | None = None,
     ) -> SQAIR:
-        """The generative half of MLP-SQAIR (paper, D.2).
+        """The generative half of MLP-SQAIR or, with :func:`conv_renderer`, of CONV-SQAIR (paper, D.2).
 
         Args:
             scene: sizes of images, glimpses and latents.
@@ -137,14 +138,17 @@ class SQAIR(Program):
             encoder: summarises propagated objects; pass the guide's own to share it, as the released code does.
             count: the count prior; the default is learned.
             renderer: the default is that of MLP-SQAIR.
+            propagation: the propagation prior; the default is the paper's GRU.
         """
         if encoder is None:
             encoder = SetEncoder(scene.what_dim, hidden_size)
         if renderer is None:
             renderer = mlp_renderer(scene, hidden_size)
+        if propagation is None:
+            propagation = GRUPropagationPrior(scene.what_dim, hidden_size)
         return cls(
             DiscoveryPrior(scene.num_slots, scene.what_dim, encoder, count),
-            GRUPropagationPrior(scene.what_dim, hidden_size),
+            propagation,
             renderer,
             scene,
         )

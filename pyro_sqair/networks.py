@@ -131,3 +131,13 @@ class SetEncoder(nn.Module):
         objects = occupied(objects)
         features = self.mlp(torch.cat([objects.what, objects.where], -1))
         return (features * objects.pres.unsqueeze(-1)).sum(-2)
+
+
+class NoContext(nn.Module):
+    """Says nothing about objects, for programs that have none from before: stands where a set encoder would."""
+
+    output_size = 0
+
+    def forward(self, objects: Objects) -> Tensor:
+        """Shape ``[*, 0]``."""
+        return objects.pres[..., :0]

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+import dataclasses
+from typing import Any, Self
 
 import pyro
 import torch
@@ -60,6 +62,21 @@ class Program(PyroModule):
     def length(self, seen: int, steps: int | None) -> int:
         """How many frames to run over when ``seen`` are given and ``steps`` are asked for."""
         return seen
+
+    def with_slots(self, num_slots: int) -> Self:
+        """A copy of this program, weights and all, that can hold another number of objects.
+
+        A part that depends on that number has a method ``resize(num_slots)``.
+
+        Args:
+            num_slots: the number N of slots.
+        """
+        copied = copy.deepcopy(self)
+        copied.scene = dataclasses.replace(self.scene, num_slots=num_slots)
+        for part in copied.__dict__["_modules"].values():
+            if resize := getattr(part, "resize", None):
+                resize(num_slots)
+        return copied
 
     def part(self, name: str) -> Any:
         """A component, without registering its parameters again.

@@ -1,0 +1,81 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The AIR generative model, frame by frame (Eslami et al. 2016; Kosiorek et al. 2018, Section 2 and D.2)."""
+
+from __future__ import annotations
+
+import pyro
+from torch import Tensor
+
+from pyro_sqair.distributions import ImageNormal
+from pyro_sqair.models.discovery import DiscoveryPrior, GeometricCount
+from pyro_sqair.models.renderer import Renderer, mlp_renderer
+from pyro_sqair.models.sqair import DiscoveryPriorProgram, RendererProgram
+from pyro_sqair.networks import NoContext
+from pyro_sqair.program import Program
+from pyro_sqair.scene import SceneConfig, State, merge, no_objects
+from pyro_sqair.slots import DiscoverySlots, Prefix
+
+
+class AIR(Program):
+    r"""SQAIR without propagation: every frame is a scene of its own, and every object in it a new one.
+
+    .. code-block:: text
+
+        D_t --discovery--> z_t --renderer--> x_t        for each t by itself
+
+        p(x, z, D) = prod_t p^D(D_t, z_t) p(x_t | z_t)
+
+    Its sites are those of SQAIR's first frame, in every frame.
+
+    Args:
+        discovery_prior: any discovery prior; it is always told that the frame is the first.
+        renderer: any renderer.
+        scene: the sizes it shares with the guide.
+    """
+
+    def __init__(self, discovery_prior: DiscoveryPriorProgram, renderer: RendererProgram, scene: SceneConfig) -> None:
+        super().__init__(scene)
+        self.discovery_prior = discovery_prior
+        self.renderer = renderer
+
+    def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
+        """One frame; nothing of ``state`` matters but which ids are taken. See :meth:`Program.step`."""
+        with Prefix(f"frame_{t}"):
+            nothing = no_objects(state.objects.pres.shape[-2], self.scene, state.objects.pres)
+            slots = DiscoverySlots(nothing)
+            with slots.phase_prefix():
+                self.part("discovery_prior")(nothing, slots, True)
+            discovered = slots.objects(None, self.scene.what_dim, nothing.pres)
+            state = merge(nothing, discovered, state.next_id)
+            renderer = self.part("renderer")
+            mean = renderer(state.objects)
+            pyro.sample("image", ImageNormal(mean, renderer.std), obs=frame)
+        return state._replace(image=mean)
+
+    def length(self, seen: int, steps: int | None) -> int:
+        if steps is not None and steps < seen:
+            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
+        return seen if steps is None else steps
+
+    @classmethod
+    def build(
+        cls,
+        scene: SceneConfig,
+        hidden_size: int = 256,
+        success: float = 0.5,
+        renderer: Renderer | None = None,
+    ) -> AIR:
+        """The generative half of MLP-AIR (paper, D.2), with a geometric prior on the number of objects.
+
+        Args:
+            scene: sizes of images, glimpses and latents.
+            hidden_size: units of every network.
+            success: how much less likely each further object is.
+            renderer: the default is that of MLP-SQAIR.
+        """
+        if renderer is None:
+            renderer = mlp_renderer(scene, hidden_size)
+        prior = DiscoveryPrior(scene.num_slots, scene.what_dim, NoContext(), GeometricCount(success))
+        return cls(prior, renderer, scene)
