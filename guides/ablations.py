@@ -1,0 +1,143 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What SQAIR's guide loses without one of its parts: other propagation guides to pass to it.
+
+The proposal glimpse shows the relation RNN no more of the frame than the place where an object is expected. The paper's
+first version showed it what discovery sees, an encoding of the whole image, and identities were swapped (Kosiorek et al.
+2018, Appendices A and F, Fig. 9): that is :class:`ImagePropagationGuide`. :class:`UnsightedPropagationGuide` shows it nothing,
+and :class:`ForgetfulPropagationGuide` propagates nothing, so that every frame is discovered anew.
+"""
+
+from __future__ import annotations
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_sqair.distributions import CorrelatedNormal
+from pyro_sqair.guides.glimpse import GlimpseEncoder
+from pyro_sqair.guides.propagation import PropagationGuide
+from pyro_sqair.networks import VanillaRNN, join
+from pyro_sqair.scene import Objects, occupied, pad_slots
+from pyro_sqair.shapes import batch_shape
+from pyro_sqair.slots import Slots
+
+
+class ImagePropagationGuide(PropagationGuide):
+    """Algorithm 2 with line 3 of Algorithm 3 in place of lines 6-8: the relation RNN sees the whole image.
+
+    Args:
+        image_encoder: maps flat images of shape ``[B, C H W]`` to ``[B, image_features]``; pass discovery's to give
+            propagation the same access to the image, as in the paper.
+        image_features: size of its output.
+        glimpse_encoder: shared with discovery.
+        what_dim: the dimension D of ``what``.
+        hidden_size: units of the recurrent networks and the perceptrons.
+        presence_bias: the logit of an object's staying starts here.
+        scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+    """
+
+    def __init__(
+        self,
+        image_encoder: nn.Module,
+        image_features: int,
+        glimpse_encoder: GlimpseEncoder,
+        what_dim: int,
+        hidden_size: int,
+        presence_bias: float = 5.0,
+        scale_bias: float = -4.0,
+    ) -> None:
+        super().__init__(glimpse_encoder, what_dim, hidden_size, presence_bias, scale_bias)
+        del self.proposal
+        self.image_encoder = image_encoder
+        latent = what_dim + 4 + 1
+        self.relation = VanillaRNN([image_features, latent, hidden_size], latent, hidden_size)
+
+    def forward(self, frame: Tensor, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
+        """Draws ``where``, ``what`` and ``pres`` in every slot. See :meth:`PropagationGuide.forward`."""
+        previous = occupied(previous)
+        memory = memory[..., : previous.pres.shape[-1], :]
+        image = self.image_encoder(frame.flatten(-3)).unsqueeze(-2)  # the same for every object
+        latents = torch.cat([previous.what, previous.where, previous.pres.unsqueeze(-1)], -1)
+        contexts = self.relation.context(image, latents, memory).unbind(-2)
+        masks, memories = self.mask(memory).unbind(-2), list(memory.unbind(-2))
+        wheres, whats = previous.where.unbind(-2), previous.what.unbind(-2)
+        factor = self.factor()
+
+        hidden, other = self.relation.initial, frame.new_zeros(self.what_dim + 4 + 1)
+        for i in slots:
+            state = memories[i]
+            hidden = self.relation(contexts[i], other, hidden)
+            change, scale = self.where(join(hidden, wheres[i], state)).chunk(2, -1)
+            scale = F.softplus(scale + self.scale_bias) + 0.01
+            where = pyro.sample("where", CorrelatedNormal(wheres[i] + change, scale, factor))
+            seen = self.glimpse_encoder(frame, where, masks[i])
+            memories[i] = self.temporal(join(hidden, where, *seen), state)
+            what = pyro.sample("what", self.what(memories[i], whats[i], *seen))
+            logits = self.pres(join(hidden, memories[i], what)).squeeze(-1)
+            pres = pyro.sample("pres", dist.Bernoulli(logits=logits))
+            other = join(what, where, pres.unsqueeze(-1))
+        batch = batch_shape(*(m.shape for m in memories))
+        return pad_slots(torch.stack([m.expand(batch) for m in memories], -2), slots.num)
+
+
+class UnsightedPropagationGuide(ImagePropagationGuide):
+    """Algorithm 2 without lines 6-8: of the frame an object sees only its final glimpse, when it has been placed.
+
+    Args:
+        glimpse_encoder: shared with discovery.
+        what_dim: the dimension D of ``what``.
+        hidden_size: units of the recurrent networks and the perceptrons.
+        presence_bias: the logit of an object's staying starts here.
+        scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+    """
+
+    def __init__(
+        self,
+        glimpse_encoder: GlimpseEncoder,
+        what_dim: int,
+        hidden_size: int,
+        presence_bias: float = 5.0,
+        scale_bias: float = -4.0,
+    ) -> None:
+        super().__init__(Blindfold(), 0, glimpse_encoder, what_dim, hidden_size, presence_bias, scale_bias)
+
+
+class Blindfold(nn.Module):
+    """Sees nothing: an encoder with no features."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Shape ``[B, *]`` to ``[B, 0]``."""
+        return image[..., :0]
+
+
+class ForgetfulPropagationGuide:
+    """Lets go of every object, so that each frame is discovered anew.
+
+    At a probability of exactly zero the weights would be finite and wrong: no particle could tell of an object that
+    stays, and their average would be the evidence of the histories in which none does. So an object stays now and then;
+    it is then drawn around where and as it was, which adds no more than -log(stay) nats (13.8) to a log weight beyond
+    what model and guide say of its ``where`` and ``what``. The average weight is p(x) again, in principle: by default such
+    particles are too rare to count on, and what one sees of the bound is that of discovery alone.
+
+    Args:
+        stay: the probability that an object stays.
+        std: the standard deviation of its ``where`` and ``what`` around the previous ones.
+    """
+
+    def __init__(self, stay: float = 1e-6, std: float = 1.0) -> None:
+        if not 0 < stay < 1 or not std > 0:
+            raise ValueError(f"expected a probability of staying in (0, 1) and std above 0, got {stay} and {std}")
+        self.stay = stay
+        self.std = std
+
+    def __call__(self, frame: Tensor, previous: Objects, memory: Tensor | None, slots: Slots) -> None:
+        """Draws ``where``, ``what`` and ``pres`` in every slot; there is no memory."""
+        stay = frame.new_tensor(self.stay)
+        for i in slots:
+            pyro.sample("where", dist.Normal(previous.where[..., i, :], self.std).to_event(1))
+            pyro.sample("what", dist.Normal(previous.what[..., i, :], self.std).to_event(1))
+            pyro.sample("pres", dist.Bernoulli(stay))

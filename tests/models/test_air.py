@@ -1,0 +1,102 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""AIR is SQAIR's first frame, in every frame."""
+
+import pytest
+import torch
+from pyro import poutine
+
+from pyro_sqair.guides import AIRGuide, SQAIRGuide
+from pyro_sqair.infer import VIMCO, check_sites
+from pyro_sqair.infer.log_weights import log_weights
+from pyro_sqair.models import AIR, SQAIR
+from pyro_sqair.rollout import generate, infer_objects
+from pyro_sqair.scene import SceneConfig
+
+N, D, T, B = 3, 2, 4, 5
+SCENE = SceneConfig(N, D, image_size=(12, 12), glimpse_size=(6, 6))
+
+
+@pytest.fixture
+def programs() -> tuple[AIR, AIRGuide]:
+    return AIR.build(SCENE, 8), AIRGuide.build(SCENE, 8)
+
+
+def test_sites_fit_and_everything_learns(programs):
+    frames = torch.rand(T, B, 1, 12, 12)
+    check_sites(*programs, frames)
+    objective = VIMCO(3)(*programs)
+    objective(frames).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in objective.parameters())
+
+
+def test_weight_of_a_video_is_that_of_its_frames(programs):
+    """Frames are independent: given the same draws, the log weight is the sum of each frame's as a video of one."""
+    frames = torch.rand(T, B, 1, 12, 12).double()
+    model, guide = (program.double() for program in programs)
+    trace = poutine.trace(guide).get_trace(frames)
+    whole = log_weights(
+        model, poutine.replay(guide, trace=trace), (frames,), num_particles=1, max_plate_nesting=1
+    ).log_weight
+    total = torch.zeros(1, B).double()
+    for t in range(T):
+        alone = poutine.trace(guide).get_trace(frames[t : t + 1])
+        for name in [name for name in alone.nodes if name.startswith("frame_0/")]:
+            other = name.replace("frame_0/", f"frame_{t}/")
+            if other in trace.nodes:
+                alone.nodes[name]["value"] = trace.nodes[other]["value"]
+        one = (model, poutine.replay(guide, trace=alone), (frames[t : t + 1],))
+        total = total + log_weights(*one, num_particles=1, max_plate_nesting=1).log_weight
+    torch.testing.assert_close(whole, total)
+
+
+def test_first_frame_weighs_as_in_sqair(programs):
+    """With the same parts, AIR and SQAIR agree on a video of one frame, draw for draw."""
+    model, guide = programs
+    sqair = SQAIR(model.discovery_prior, SQAIR.build(SCENE, 8).propagation_prior, model.renderer, SCENE)
+    other = SQAIRGuide(guide.discovery, SQAIRGuide.build(SCENE, 8).propagation, SCENE)
+    frames = torch.rand(1, B, 1, 12, 12)
+    weights = []
+    for pair in ((model, guide), (sqair, other)):
+        torch.manual_seed(3)
+        weights.append(log_weights(*pair, (frames,), num_particles=4, max_plate_nesting=1).log_weight)
+    assert torch.equal(*weights)
+
+
+def test_every_object_is_new_in_every_frame(programs):
+    objects = infer_objects(programs[1], torch.rand(T, B, 1, 12, 12))
+    for b in range(B):
+        ids = objects.id[:, b][objects.pres[:, b] > 0].tolist()
+        assert ids == list(range(len(ids)))
+
+
+def test_number_of_objects_is_geometric():
+    """p(D) is proportional to 0.3^D for D = 0 ... N, in each frame of many dreams."""
+    model = AIR.build(SCENE, 8, success=0.3)
+    dreams = 4000
+    like = torch.zeros(0, dreams, 1, 12, 12)
+    counts = generate(model, like, 2).objects.pres.sum(-1)
+    law = 0.3 ** torch.arange(N + 1)
+    law = law / law.sum()
+    for frame in counts:
+        share = torch.bincount(frame.long(), minlength=N + 1) / dreams
+        error = (law * (1 - law) / dreams).sqrt()
+        assert ((share - law).abs() < 4 * error).all()
+
+
+def test_published_size():
+    """The paper says 1.7M; docs/model.md says what ours leave out."""
+    model, guide = AIR.build(SceneConfig()), AIRGuide.build(SceneConfig())
+    assert sum(p.numel() for p in {*model.parameters(), *guide.parameters()}) == 1_404_939
+
+
+def test_a_guide_needs_a_frame(programs):
+    with pytest.raises(ValueError, match="expected a frame to look at in step 2"):
+        programs[1].step(2, programs[1].init(1))
+
+
+@pytest.mark.parametrize("success", [0.0, -0.1, 1.5])
+def test_success_is_a_probability(success):
+    with pytest.raises(ValueError, match="expected success above 0 and at most 1"):
+        AIR.build(SCENE, 8, success=success)
