@@ -16,10 +16,14 @@ from pyro_sqair.data import (
     DigitImages,
     MotionConfig,
     MovingDigits,
+    RNEMDataset,
+    SequenceDataset,
     Source,
     embedded_digits,
     gentle_motion,
+    is_rnem,
     mnist_digits,
+    open_sequences,
     published_motion,
 )
 from pyro_sqair.guides import SQAIRGuide
@@ -53,6 +57,43 @@ class DigitVideos:
         """See :meth:`Preset.source`."""
         digits: DigitImages = embedded_digits(split) if self.digits == "embedded" else mnist_digits(split, mnist)
         return MovingDigits(digits, self.motion, device)
+
+
+@dataclass(frozen=True)
+class FileVideos:
+    """Sequences from files, made or recorded.
+
+    Attributes:
+        train: a file of sequences, or one of R-NEM's.
+        test: the same, for testing; by default test.h5 beside train.h5, NAME-val.h5 beside NAME.h5, or the test part
+            of R-NEM's file.
+        in_memory: whether to hold all of a file of sequences in memory, as bytes.
+    """
+
+    train: Path
+    test: Path | None = None
+    in_memory: bool = True
+
+    def path(self, split: str) -> Path:
+        """The file of a split, "train" or "test"."""
+        if split == "train":
+            return self.train
+        if self.test is not None:
+            return self.test
+        if is_rnem(self.train):
+            return self.train
+        name = "test" if self.train.stem == "train" else f"{self.train.stem}-val"
+        return self.train.with_name(name + self.train.suffix)
+
+    def source(
+        self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None
+    ) -> SequenceDataset | RNEMDataset:
+        """See :meth:`Preset.source`."""
+        path = self.path(split)
+        if not path.exists():
+            option = "" if split == "train" or self.test else "; name another by --test"
+            raise FileNotFoundError(f"expected sequences to {split} on in {path}, found no such file{option}")
+        return open_sequences(path, {"train": "training", "test": "test"}[split], self.in_memory, device)
 
 
 @dataclass(frozen=True)
@@ -146,6 +187,58 @@ def paper_preset() -> Preset:
         scene=SceneConfig(num_slots=3, what_dim=50),
         hidden_size=256,
         training=published(),
+    )
+
+
+def file_preset(
+    videos: FileVideos,
+    num_slots: int | None = None,
+    glimpse_size: tuple[int, int] = (20, 20),
+    what_dim: int = 32,
+    hidden_size: int = 128,
+    object_costs: tuple[float, float] | None = None,
+) -> Preset:
+    """SQAIR on sequences from a file: sizes are the file's, the recipe is that of moving MNIST.
+
+    Args:
+        videos: the files.
+        num_slots: the most objects N that the model can hold; None for one more than the file knows of, or 4 if it
+            knows of none.
+        glimpse_size: (h, w) in pixels; about as large as an object.
+        what_dim: the dimension D of ``what``.
+        hidden_size: units of every network.
+        object_costs: see :class:`Preset`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, or the two are of different sizes.
+    """
+    train, test = videos.source("train"), videos.source("test")
+    if (train.image_size, train.channels) != (test.image_size, test.channels):
+        raise ValueError(
+            f"expected test frames of {train.image_size} pixels and {train.channels} channels, as those to train on, "
+            f"got {test.image_size} and {test.channels}"
+        )
+    if num_slots is None:
+        counted = int(test.read(slice(100)).count.max()) > 0
+        num_slots = train.max_objects + 1 if counted else 4
+    stages = moving_mnist_preset().training.curriculum
+    longest = train.num_frames
+    shares = {length: 0.0 for length, _ in stages if length <= longest} or {longest: 0.0}
+    for length, share in stages:  # a stage longer than the sequences goes to the longest that there can be
+        shares[length if length in shares else max(shares)] += share
+    scene = SceneConfig(num_slots, what_dim, train.channels, train.image_size, glimpse_size)
+    for source in (train, test):
+        source.close()
+    return Preset(
+        name=videos.train.stem,
+        videos=videos,
+        scene=scene,
+        hidden_size=hidden_size,
+        decoder_size=256,
+        output_scale=1.0,
+        object_costs=object_costs,
+        training=TrainingConfig(steps=5600, curriculum=tuple(shares.items()), ema_decay=0.998),
     )
 
 

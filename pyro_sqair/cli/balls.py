@@ -1,0 +1,50 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""`pyro-sqair data balls`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import tyro
+
+from pyro_sqair.cli.generate import Split, settings, write_splits
+from pyro_sqair.data import BallsConfig, BouncingBalls, four_balls
+
+
+@dataclass
+class Balls:
+    """Writes videos of colliding balls into a folder: train.h5, test.h5, and generalise.h5 with more balls."""
+
+    out: tyro.conf.Positional[Path]
+    """the folder"""
+    balls: BallsConfig = field(default_factory=four_balls)
+    generalise_balls: tuple[int, int] = (6, 8)
+    """fewest and most balls in generalise.h5"""
+    train: int = 50000
+    """sequences in train.h5; 0 for none"""
+    test: int = 1000
+    """sequences in test.h5; 0 for none"""
+    generalise: int = 1000
+    """sequences in generalise.h5; 0 for none"""
+    length: int = 51
+    """frames in a sequence"""
+    seed: int = 0
+    """of all draws; the same seed gives the same files"""
+    overwrite: bool = False
+    """replace files that exist"""
+
+    def __call__(self) -> None:
+        fewest, most = self.generalise_balls
+        more = replace(self.balls, min_balls=fewest, max_balls=most)
+        splits = [
+            Split(name, sequences, lambda config=config: BouncingBalls(config), settings(config))  # type: ignore[misc]
+            for name, sequences, config in (
+                ("train", self.train, self.balls),
+                ("test", self.test, self.balls),
+                ("generalise", self.generalise, more),
+            )
+        ]
+        write_splits(self.out, splits, "bouncing-balls", self.length, self.seed, self.overwrite)

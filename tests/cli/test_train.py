@@ -1,0 +1,108 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""`pyro-sqair train`: any file of sequences, with the same command."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_sqair.cli import main
+from pyro_sqair.data import BouncingBalls, SequenceDataset, SequenceWriter, four_balls, held_out, write_sequences
+from pyro_sqair.presets import FileVideos, file_preset
+
+SMALL = ["--steps", "2", "--threads", "1", "--sequences", "4", "--hidden", "16", "--what-dim", "4"]
+
+
+@pytest.fixture
+def balls(tmp_path: Path) -> Path:
+    """A folder with train.h5 and test.h5, of balls."""
+    for name, seed in (("train", 1), ("test", 2)):
+        path = tmp_path / f"{name}.h5"
+        write_sequences(path, BouncingBalls(four_balls()), 6, 5, seed, generator="balls", progress=False)
+    return tmp_path
+
+
+def test_trains_reports_and_continues(balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = balls / "run"
+    arguments = ["train", str(balls / "train.h5"), "--out", str(out), *SMALL, "--glimpse", "12", "12"]
+    assert main(arguments) == 0
+    assert "count accuracy" in capsys.readouterr().out
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["steps"] == 2 and metrics["frames"] == 5 and metrics["sequences"] == 4
+    assert {"tracks.png", "tracks.gif", "prediction.png", "samples.png"} <= {path.name for path in out.iterdir()}
+    assert main(arguments) == 0
+    assert "continuing" in capsys.readouterr().out
+    assert json.loads((out / "metrics.json").read_text())["seconds"] == metrics["seconds"]
+
+
+def test_without_ground_truth_nothing_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    known = held_out(BouncingBalls(four_balls()), 6, 5, 0)
+    nobody = torch.zeros(5, 6, 1, dtype=torch.bool)
+    unknown = known._replace(
+        count=torch.full((5, 6), -1),
+        present=nobody,
+        boxes=torch.zeros(5, 6, 1, 4),
+        ids=torch.full((5, 6, 1), -1),
+        labels=torch.full((6, 1), -1),
+        physics=None,
+    )
+    for name in ("film.h5", "film-val.h5"):
+        with SequenceWriter(tmp_path / name, num_frames=5, image_size=(50, 50), max_objects=1) as writer:
+            writer.append(unknown)
+    assert main(["train", str(tmp_path / "film.h5"), "--out", str(tmp_path / "run"), *SMALL]) == 0
+    assert "nobody has counted" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert "objects_per_frame" in metrics and "count_accuracy" not in metrics
+    assert file_preset(FileVideos(tmp_path / "film.h5")).scene.num_slots == 4
+
+
+class TestPreset:
+    def test_sizes_are_the_file_s(self, balls: Path) -> None:
+        preset = file_preset(FileVideos(balls / "train.h5"), glimpse_size=(10, 12))
+        scene = preset.scene
+        assert (scene.image_size, scene.channels, scene.glimpse_size) == ((50, 50), 1, (10, 12))
+        assert scene.num_slots == 5  # one more than there are balls
+        assert file_preset(FileVideos(balls / "train.h5"), num_slots=7).scene.num_slots == 7
+
+    def test_curriculum_ends_with_the_file_s_frames(self, balls: Path) -> None:
+        stages = file_preset(FileVideos(balls / "train.h5")).training.curriculum
+        assert [length for length, _ in stages] == [3, 4]
+        assert sum(share for _, share in stages) == pytest.approx(1.0)
+
+    def test_of_fewer_frames_than_any_stage(self, tmp_path: Path) -> None:
+        for name in ("train.h5", "test.h5"):
+            write_sequences(tmp_path / name, BouncingBalls(four_balls()), 2, 2, 0, generator="balls", progress=False)
+        assert file_preset(FileVideos(tmp_path / "train.h5")).training.curriculum == ((2, 1.0),)
+
+    def test_reads_from_memory_or_disk(self, balls: Path) -> None:
+        batches = []
+        for in_memory in (True, False):
+            source = FileVideos(balls / "train.h5", in_memory=in_memory).source("train")
+            assert isinstance(source, SequenceDataset)
+            batches.append(source.sample(3, 2, torch.Generator().manual_seed(0)).frames)
+        assert torch.equal(*batches)
+
+
+class TestRefusals:
+    def refused(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+        assert main(["train", *map(str, arguments), *SMALL]) == 1
+        return capsys.readouterr().err
+
+    def test_missing_files(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "none.h5" in self.refused(capsys, balls / "none.h5")
+        (balls / "test.h5").unlink()
+        assert "--test" in self.refused(capsys, balls / "train.h5", "--out", balls / "run")
+        assert not (balls / "run").exists()
+
+    def test_frames_of_another_size(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        config = four_balls().__class__(crop=40)
+        path = balls / "other.h5"
+        write_sequences(path, BouncingBalls(config), 2, 5, 0, generator="balls", progress=False)
+        message = self.refused(capsys, balls / "train.h5", "--test", path, "--out", balls / "run")
+        assert "expected test frames of (50, 50)" in message and "(40, 40)" in message
+
+    def test_glimpse_larger_than_the_frame(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "(51, 20)" in self.refused(capsys, balls / "train.h5", "--glimpse", 51, 20, "--out", balls / "run")
