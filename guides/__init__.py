@@ -3,27 +3,37 @@
 
 """Inference programs: what is seen, where it is, and where it went."""
 
+from pyro_sqair.guides.ablations import ForgetfulPropagationGuide, ImagePropagationGuide, UnsightedPropagationGuide
 from pyro_sqair.guides.air import AIRGuide
 from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.glimpse import Appearance, GlimpseEncoder, GlimpseMask, mlp_glimpse_encoder
+from pyro_sqair.guides.parallel import ParallelDiscoveryGuide, ParallelPropagationGuide, parallel_guide
 from pyro_sqair.guides.propagation import GatedAppearance, PropagationGuide, SharedFactor
 from pyro_sqair.guides.sqair import SQAIRGuide
 from pyro_sqair.guides.velocity import WithVelocity
 from pyro_sqair.guides.vision import Vision, conv_vision, mlp_vision
+from pyro_sqair.guides.vrnn import VRNNGuide
 
 __all__ = [
     "AIRGuide",
     "Appearance",
     "DiscoveryGuide",
+    "ForgetfulPropagationGuide",
     "GatedAppearance",
     "GlimpseEncoder",
     "GlimpseMask",
+    "ImagePropagationGuide",
+    "ParallelDiscoveryGuide",
+    "ParallelPropagationGuide",
     "PropagationGuide",
     "SQAIRGuide",
     "SharedFactor",
+    "UnsightedPropagationGuide",
+    "VRNNGuide",
     "Vision",
     "WithVelocity",
     "conv_vision",
     "mlp_glimpse_encoder",
     "mlp_vision",
+    "parallel_guide",
 ]

@@ -17,10 +17,12 @@ from pyro_sqair.models.propagation import GRUPropagationPrior, GuidedWalkPrior, 
 from pyro_sqair.models.renderer import Renderer, conv_renderer, mlp_renderer
 from pyro_sqair.models.sqair import SQAIR
 from pyro_sqair.models.velocity import ConstantVelocityPrior
+from pyro_sqair.models.vrnn import VRNN
 
 __all__ = [
     "AIR",
     "SQAIR",
+    "VRNN",
     "AutoregressiveWhere",
     "BouncingPrior",
     "CategoricalCount",

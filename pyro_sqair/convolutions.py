@@ -152,3 +152,44 @@ class SubPixelDecoder(nn.Module):
         """``what`` of shape ``[*, D]`` to flat glimpses of shape ``[*, C h w]``."""
         maps = self.dense(what).reshape(-1, *self.start)
         return self.layers(maps).reshape(*what.shape[:-1], -1)
+
+
+class MirroredDecoder(nn.Module):
+    """A transposed CNN: the layers of a :class:`ConvolutionStack` in reverse, from features to an image (D.3).
+
+    Args:
+        input_size: the dimension of the input.
+        channels: C.
+        size: (H, W) of the image, pixels.
+        maps: feature maps of the stack's layers.
+        strides: their strides.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        channels: int,
+        size: tuple[int, int],
+        maps: Sequence[int],
+        strides: Sequence[int],
+    ) -> None:
+        super().__init__()
+        sizes = [tuple(size)]  # of the stack's input and of what each of its layers makes
+        for stride in strides:
+            height, width = sizes[-1]
+            sizes.append((-(-height // stride), -(-width // stride)))
+        self.start = (maps[-1], *sizes[-1])
+        self.dense = MLP(input_size, [math.prod(self.start)])
+        layers: list[nn.Module] = []
+        outputs = [channels, *maps[:-1]]
+        for i in reversed(range(len(maps))):
+            # What a stride rounded up on the way in is given back on the way out.
+            sides = zip(sizes[i], sizes[i + 1], strict=True)
+            lost = tuple(after - (before - 1) * strides[i] - 1 for after, before in sides)
+            layers += [nn.ConvTranspose2d(maps[i], outputs[i], 3, strides[i], padding=1, output_padding=lost), nn.ELU()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape ``[*, input]`` to flat images of shape ``[*, C H W]``."""
+        maps = self.dense(x).reshape(-1, *self.start)
+        return self.layers(maps).reshape(*x.shape[:-1], -1)

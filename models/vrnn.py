@@ -1,0 +1,74 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The VRNN generative model (Chung et al. 2015; Kosiorek et al. 2018, D.3): one latent for the whole frame."""
+
+from __future__ import annotations
+
+import math
+
+import pyro
+import pyro.distributions as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pyro_sqair.backbone import VRNNBackbone, VRNNConfig, VRNNState
+from pyro_sqair.convolutions import MirroredDecoder
+from pyro_sqair.distributions import ImageNormal
+from pyro_sqair.networks import MLP, join
+from pyro_sqair.program import Program
+from pyro_sqair.slots import Prefix
+
+
+class VRNN(Program):
+    r"""A recurrent network with a latent in every frame, and no notion of objects.
+
+    .. code-block:: text
+
+        x_{t-1}, z_{t-1} --LSTM--> o_t --> z_t --> x_t        z_t ~ Normal(MLP(o_t))
+                                    +---------------^         x_t ~ Normal(psi_dec(psi_z(z_t), o_t))
+
+        frame_0/z     [K, B] 165       frame_1/z     ...
+        frame_0/image [B] C H W        frame_1/image ...
+
+    Args:
+        backbone: the recurrent network, shared with the guide.
+        config: sizes.
+    """
+
+    def __init__(self, backbone: VRNNBackbone, config: VRNNConfig) -> None:
+        scene = backbone.scene
+        super().__init__(scene)
+        self.backbone = backbone
+        self.config = config
+        size = config.hidden_size
+        self.prior = config.mlp(size, 2 * config.latent_dim)
+        self.decoder: nn.Module  # psi_dec
+        if config.maps:
+            self.decoder = MirroredDecoder(2 * size, scene.channels, scene.image_size, config.maps, config.strides)
+        else:
+            pixels = scene.channels * math.prod(scene.image_size)
+            self.decoder = MLP(2 * size, [size] * config.hidden_layers, pixels)
+
+    def init(self, batch: int, like: Tensor | None = None) -> VRNNState:  # type: ignore[override]
+        """See :meth:`Program.init`."""
+        return self.part("backbone").init(batch, next(self.parameters()) if like is None else like)
+
+    def step(self, t: int, state: VRNNState, frame: Tensor | None = None) -> VRNNState:  # type: ignore[override]
+        """One frame; without it, one is drawn, and seen in the next step. See :meth:`Program.step`."""
+        backbone = self.part("backbone")
+        with Prefix(f"frame_{t}"):
+            output, cell = backbone(state)
+            loc, scale = self.part("prior")(output).chunk(2, -1)
+            z = pyro.sample("z", dist.Normal(loc, F.softplus(scale) + 0.01).to_event(1))
+            thought = backbone.think(z)
+            mean = self.part("decoder")(join(thought, output))
+            mean = mean.unflatten(-1, (self.scene.channels, *self.scene.image_size))
+            image = pyro.sample("image", ImageNormal(mean, self.config.std), obs=frame)
+            seen = backbone.see(image.flatten(-3))
+        return VRNNState(state.objects, output, cell, seen, thought, mean)
+
+    def length(self, seen: int, steps: int | None) -> int:
+        if steps is not None and steps < seen:
+            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
+        return seen if steps is None else steps
