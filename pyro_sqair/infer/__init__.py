@@ -3,8 +3,54 @@
 
 """Estimators and bounds for any Pyro model and guide; nothing here knows of SQAIR."""
 
-from pyro_sqair.infer.bounds import Terms, effective_sample_size, elbo_terms, iwae_bound
+from pyro_sqair.infer.bounds import (
+    Bounds,
+    DataMean,
+    DatumEstimate,
+    Terms,
+    effective_sample_size,
+    elbo_terms,
+    evaluate_bounds,
+    iwae_bound,
+    mean_over_data,
+)
+from pyro_sqair.infer.dreg import DReG
+from pyro_sqair.infer.fivo import FIVO
+from pyro_sqair.infer.iwae import IWAEWithoutScore
+from pyro_sqair.infer.nvil import NVIL, BaselinedGuide, NeuralBaseline, with_baselines
+from pyro_sqair.infer.ovis import OVIS
+from pyro_sqair.infer.released import ReleasedSQAIRSignal
+from pyro_sqair.infer.renyi import RenyiWarmup
 from pyro_sqair.infer.sites import check_sites
+from pyro_sqair.infer.smc import SMC, Filtered, Particles, smc_evidence
 from pyro_sqair.infer.vimco import VIMCO
+from pyro_sqair.infer.wake import RWS
 
-__all__ = ["VIMCO", "Terms", "check_sites", "effective_sample_size", "elbo_terms", "iwae_bound"]
+__all__ = [
+    "FIVO",
+    "NVIL",
+    "OVIS",
+    "RWS",
+    "SMC",
+    "VIMCO",
+    "BaselinedGuide",
+    "Bounds",
+    "DReG",
+    "DataMean",
+    "DatumEstimate",
+    "Filtered",
+    "IWAEWithoutScore",
+    "NeuralBaseline",
+    "Particles",
+    "ReleasedSQAIRSignal",
+    "RenyiWarmup",
+    "Terms",
+    "check_sites",
+    "effective_sample_size",
+    "elbo_terms",
+    "evaluate_bounds",
+    "iwae_bound",
+    "mean_over_data",
+    "smc_evidence",
+    "with_baselines",
+]

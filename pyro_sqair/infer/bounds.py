@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Bounds on log p(x) for evaluation: per datum, without gradients, in bounded memory."""
+"""Bounds on log p(x) for evaluation: per datum, with standard errors, without gradients, in bounded memory."""
 
 from __future__ import annotations
 
@@ -24,43 +24,106 @@ class Terms(NamedTuple):
     kl: Tensor  # [*batch]  KL(q(z | x) || p(z)), estimated from the same draws
 
 
-@torch.no_grad()
-def iwae_bound(
-    model: Callable, guide: Callable, *args: Any, num_particles: int, chunk: int | None = None, **kwargs: Any
-) -> Tensor:
-    """The importance-weighted bound log mean_k p(x, z_k) / q(z_k | x) (Burda et al. 2016, Eq. 8).
+class DatumEstimate(NamedTuple):
+    """A Monte Carlo estimate for each datum, in nats."""
 
-    It is below log p(x) in expectation, rises with the number of particles, and tends to log p(x).
+    value: Tensor  # [*batch]
+    error: Tensor  # [*batch]  its standard error over draws of K particles; NaN for K = 1, which does not tell
+
+
+class DataMean(NamedTuple):
+    """A mean over data, in nats."""
+
+    mean: float
+    standard_error: float  # over data *and* draws: how far the mean of other such data may lie; NaN for one datum
+    monte_carlo_error: float  # over draws alone: how far another evaluation of these data may lie
+
+
+class Bounds(NamedTuple):
+    """What K particles say of each datum; reconstruction - kl = elbo <= iwae in expectation.
+
+    The error of `iwae` is the delta method's, see `evaluate_bounds`. It cannot exceed one nat, and is to be
+    believed only where the effective sample size is well above 1.
+    """
+
+    iwae: DatumEstimate  # log mean_k w_k
+    elbo: DatumEstimate  # mean_k log w_k
+    reconstruction: DatumEstimate  # mean_k log p(x | z_k)
+    kl: DatumEstimate  # mean_k log q(z_k | x) / p(z_k)
+    effective_sample_size: Tensor  # [*batch]  between 1 and K; NaN where every weight is zero
+
+
+@torch.no_grad()
+def evaluate_bounds(
+    model: Callable, guide: Callable, *args: Any, num_particles: int, chunk: int | None = None, **kwargs: Any
+) -> Bounds:
+    """All bounds and their parts from one pass over K particles.
+
+    With v_k = w_k / sum_l w_l, the standard error of the importance-weighted bound log mean_k w_k (Burda et al.
+    2016, Eq. 8) is, by the delta method from the sample variance of the weights,
+
+        std(w) / (mean(w) sqrt(K)) = sqrt(K / (K - 1) * (sum_k v_k^2 - 1 / K))
+
+    The bound is below log p(x) in expectation, rises with K and tends to log p(x).
 
     Args:
         model: any Pyro program.
         guide: any Pyro program taking the same arguments.
         *args: passed to both.
         num_particles: K.
-        chunk: particles drawn at a time, to bound memory; all of them if not given. The bound is over all K.
+        chunk: particles drawn at a time, to bound memory; all of them if not given. The bounds are over all K.
         **kwargs: passed to both.
-
-    Returns:
-        Shape [*batch], in nats.
 
     Raises:
         ValueError: if K or chunk is below 1, or data are subsampled anew in every chunk.
     """
-    sums = [c.log_weight.logsumexp(0) for c in _chunks(model, guide, args, kwargs, num_particles, chunk)]
-    return torch.stack(sums).logsumexp(0) - math.log(num_particles)
+    chunks = _chunks(model, guide, args, kwargs, num_particles, chunk)
+    first = next(chunks)
+    weights, moments = _WeightSums.of(first), _Moments.of(first)
+    for particles in chunks:
+        weights, moments = weights.joined(_WeightSums.of(particles)), moments.joined(_Moments.of(particles))
+    dtype = first.log_weight.dtype
+    ess = (2 * weights.first - weights.second).exp()
+    unseen = math.nan if num_particles == 1 else 1 / (num_particles - 1)
+    iwae_error = ((num_particles / ess - 1).clamp(min=0) * unseen).sqrt()  # rounding may put K / ess below 1
+    errors = (moments.squares / num_particles * unseen).sqrt()
+    log_w, log_likelihood, log_ratio = (
+        DatumEstimate(value.to(dtype), error.to(dtype)) for value, error in zip(moments.mean, errors, strict=True)
+    )
+    iwae = DatumEstimate((weights.first - math.log(num_particles)).to(dtype), iwae_error.to(dtype))
+    return Bounds(iwae, log_w, log_likelihood, log_ratio, ess.to(dtype))
 
 
-@torch.no_grad()
+def iwae_bound(
+    model: Callable, guide: Callable, *args: Any, num_particles: int, chunk: int | None = None, **kwargs: Any
+) -> Tensor:
+    """The importance-weighted bound alone, shape [*batch]; arguments and errors as in `evaluate_bounds`."""
+    return evaluate_bounds(model, guide, *args, num_particles=num_particles, chunk=chunk, **kwargs).iwae.value
+
+
 def elbo_terms(
     model: Callable, guide: Callable, *args: Any, num_particles: int, chunk: int | None = None, **kwargs: Any
 ) -> Terms:
-    """The ELBO and its parts, averaged over particles; arguments and errors as in `iwae_bound`."""
-    elbo: Tensor | float = 0.0
-    reconstruction: Tensor | float = 0.0
-    for particles in _chunks(model, guide, args, kwargs, num_particles, chunk):
-        elbo = elbo + particles.log_weight.sum(0) / num_particles
-        reconstruction = reconstruction + particles.log_likelihood.sum(0) / num_particles
-    return Terms(elbo, reconstruction, reconstruction - elbo)  # type: ignore[arg-type]
+    """The ELBO and its parts, averaged over particles; arguments and errors as in `evaluate_bounds`."""
+    bounds = evaluate_bounds(model, guide, *args, num_particles=num_particles, chunk=chunk, **kwargs)
+    return Terms(bounds.elbo.value, bounds.reconstruction.value, bounds.kl.value)
+
+
+def mean_over_data(*batches: DatumEstimate) -> DataMean:
+    """The mean over all data of some batches, in double precision.
+
+    The standard error takes the data as independent draws from where such data come from. The noise of each
+    datum's own estimate is part of the spread between data, and so is in it already.
+
+    Raises:
+        ValueError: if there is no datum.
+    """
+    values = torch.cat([batch.value.flatten().double() for batch in batches]) if batches else torch.empty(0)
+    if not len(values):
+        raise ValueError("expected at least one datum, got none")
+    noise = torch.cat([batch.error.flatten().double() for batch in batches])
+    spread = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return DataMean(values.mean().item(), spread, noise.norm().item() / len(values))
 
 
 def effective_sample_size(log_weight: Tensor) -> Tensor:
@@ -73,6 +136,43 @@ def effective_sample_size(log_weight: Tensor) -> Tensor:
         Shape [*batch].
     """
     return 1 / log_weight.softmax(0).square().sum(0)
+
+
+class _WeightSums(NamedTuple):
+    """Of the weights seen so far, in double: log weights are thousands of nats, and their differences count."""
+
+    first: Tensor  # [*batch]  log sum_k w_k
+    second: Tensor  # [*batch]  log sum_k w_k^2
+
+    @classmethod
+    def of(cls, particles: LogWeights) -> _WeightSums:
+        log_weight = particles.log_weight.double()
+        return cls(log_weight.logsumexp(0), (2 * log_weight).logsumexp(0))
+
+    def joined(self, other: _WeightSums) -> _WeightSums:
+        return _WeightSums(self.first.logaddexp(other.first), self.second.logaddexp(other.second))
+
+
+class _Moments(NamedTuple):
+    """Of log w, log p(x | z) and log q(z | x) / p(z) so far, in double, merged pairwise (Chan et al. 1983)."""
+
+    count: int
+    mean: Tensor  # [3, *batch]
+    squares: Tensor  # [3, *batch]  sum of squared distances to the mean
+
+    @classmethod
+    def of(cls, particles: LogWeights) -> _Moments:
+        log_weight, log_likelihood = particles.log_weight.double(), particles.log_likelihood.double()
+        values = torch.stack((log_weight, log_likelihood, log_likelihood - log_weight))
+        mean = values.mean(1)
+        return cls(values.shape[1], mean, (values - mean[:, None]).square().sum(1))
+
+    def joined(self, other: _Moments) -> _Moments:
+        count = self.count + other.count
+        step = other.mean - self.mean
+        squares = self.squares + other.squares + step.square() * (self.count * other.count / count)
+        # Not mean + step * ...: that would make NaN of two chunks that are both -inf.
+        return _Moments(count, (self.count * self.mean + other.count * other.mean) / count, squares)
 
 
 def _chunks(

@@ -29,6 +29,8 @@ class LogWeights(NamedTuple):
     log_likelihood: Tensor  # [K, *batch]  log p(x | z_k): the observed sites alone
     score: Tensor | None  # [K, *batch]  h_k: log q of the non-reparameterised draws; None if there are none
     scale: float  # how often each datum's bound counts: N / n where n of N data were drawn, else 1
+    log_q: Tensor  # [K, *batch]  log q(z_k | x) as it stands in the weight: masked and scaled
+    scored_log_q: Tensor | None  # [K, *batch]  the part of log_q from the draws in `score`; None if there are none
 
 
 def log_weights(
@@ -40,6 +42,7 @@ def log_weights(
     num_particles: int,
     max_plate_nesting: int,
     with_score: bool = True,
+    check_possible: bool = False,
 ) -> LogWeights:
     """Run the guide with K vectorised particles, replay the model on them, and weigh each one per datum.
 
@@ -56,10 +59,12 @@ def log_weights(
         num_particles: K, at least 1.
         max_plate_nesting: dimensions that the plates of model and guide take.
         with_score: whether to collect the score terms.
+        check_possible: whether a datum that no particle explains is an error, too.
 
     Raises:
         ValueError: if sites differ between model and guide, are enumerated, lie outside the batch plates,
-            have undeclared dimensions, or (if Pyro's validation is on) have a log-probability of NaN.
+            have undeclared dimensions, or (if Pyro's validation is on) have log-probabilities that make a log
+            weight NaN or +inf, or, with `check_possible`, all log weights of a datum -inf.
     """
     model_trace, guide_trace = _traces(model, guide, args, kwargs or {}, num_particles, max_plate_nesting)
     guide_sites, model_sites = _matched_sites(model_trace, guide_trace)
@@ -69,8 +74,10 @@ def log_weights(
 
     log_q: list[Tensor] = []
     score: list[Tensor] = []
+    scored_log_q: list[Tensor] = []
     for site, plates in guide_sites:
         fn, name = site["fn"], site["name"]
+        scored = False
         if with_score:
             parts = fn.score_parts(site["value"], *site["args"], **site["kwargs"])
             log_prob = parts.log_prob
@@ -78,30 +85,37 @@ def log_weights(
             if isinstance(term, Tensor):  # else the number 0: reparameterised
                 _check_drawn_per_particle(site)
                 score.append(datum.reduce(term, name, plates))
+                scored = not isinstance(parts.entropy_term, Tensor)  # else partly reparameterised
         else:
             log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
         if site["mask"] is not False:
             log_q.append(datum.reduce(_weighted(site, log_prob, datum.scale), name, plates))
+            if scored:
+                scored_log_q.append(log_q[-1])
 
     log_prior: list[Tensor] = []
     log_likelihood: list[Tensor] = []
     for site, plates in model_sites:
         if site["mask"] is not False:
-            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-            log_prob = datum.reduce(_weighted(site, log_prob, datum.scale), site["name"], plates)
+            log_prob = datum.reduce(weighted_log_prob(site, datum.scale), site["name"], plates)
             (log_likelihood if site["is_observed"] else log_prior).append(log_prob)
 
     terms = log_likelihood + log_prior + log_q
     zero = terms[0].new_zeros(terms[0].shape) if terms else torch.zeros(datum.shape)
     likelihood = _total(log_likelihood, zero)
-    weight = likelihood + _total(log_prior, zero) - _total(log_q, zero)
+    proposal = _total(log_q, zero)
+    weight = likelihood + _total(log_prior, zero) - proposal
     if is_validation_enabled():
-        _check_not_nan(weight, guide_sites, model_sites)
+        _check_weights(weight, guide_sites, model_sites)
+        if check_possible:
+            _check_possible(weight, guide_sites, model_sites, datum)
     return LogWeights(
         datum.squeeze(weight),
         datum.squeeze(likelihood),
         datum.squeeze(_total(score, zero)) if score else None,
         datum.scale,
+        datum.squeeze(proposal),
+        datum.squeeze(_total(scored_log_q, zero)) if scored_log_q else None,
     )
 
 
@@ -124,18 +138,33 @@ def _traces(
     return poutine.trace(replayed, graph_type="flat").get_trace(*args, **kwargs), guide_trace
 
 
+def probable_sites(trace: Trace) -> list[PlatedSite]:
+    """The sites that carry probability, each with its plates: neither subsamples nor `pyro.deterministic`."""
+    return [
+        (site, vectorised_plates(site))
+        for site in trace.nodes.values()
+        if site["type"] == "sample" and not site_is_subsample(site) and not (site["infer"] or {}).get("_deterministic")
+    ]
+
+
+def weighted_log_prob(site: Site, batch_scale: float) -> Tensor:
+    """A site's log-probability, masked and scaled as it stands in the weight.
+
+    Args:
+        site: of a trace.
+        batch_scale: what the batch plates' subsampling has contributed to the site's scale, and is left out.
+    """
+    return _weighted(site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), batch_scale)
+
+
 def _matched_sites(model_trace: Trace, guide_trace: Trace) -> tuple[list[PlatedSite], list[PlatedSite]]:
     """The sites (guide's, model's) that carry probability, each with its plates."""
     matched = True
-    sites: tuple[list[PlatedSite], list[PlatedSite]] = ([], [])
+    sites = probable_sites(guide_trace), probable_sites(model_trace)
     for found, is_guide in zip(sites, (True, False), strict=True):
-        trace, other = (guide_trace, model_trace) if is_guide else (model_trace, guide_trace)
-        for name, site in trace.nodes.items():
-            if site["type"] != "sample" or site_is_subsample(site):
-                continue
-            infer = site["infer"] or {}
-            if infer.get("_deterministic"):
-                continue
+        other = model_trace if is_guide else guide_trace
+        for site, _ in found:
+            name, infer = site["name"], site["infer"] or {}
             if infer.get("enumerate") or infer.get("_enumerate_dim") is not None:
                 raise ValueError(
                     f"expected every site to be sampled, got site {name!r} of the "
@@ -149,7 +178,6 @@ def _matched_sites(model_trace: Trace, guide_trace: Trace) -> tuple[list[PlatedS
                 matched &= not (shared and (site["is_observed"] or other.nodes[name]["is_observed"]))
             else:
                 matched &= site["is_observed"] or name in other.nodes
-            found.append((site, vectorised_plates(site)))
     if not matched:
         compare_sites(model_trace, guide_trace)
     return sites
@@ -186,14 +214,14 @@ def _check_drawn_per_particle(site: Site) -> None:
         )
 
 
-def _check_not_nan(weight: Tensor, guide_sites: list[PlatedSite], model_sites: list[PlatedSite]) -> None:
-    """Name the first site whose log-probability is NaN. It reads from the device: only under validation."""
-    if not weight.isnan().any():
+def _check_weights(weight: Tensor, guide_sites: list[PlatedSite], model_sites: list[PlatedSite]) -> None:
+    """Name the site that makes a weight NaN or +inf. It reads from the device: only under validation."""
+    if not (weight.isnan() | weight.isposinf()).any():
         return
     infinite = []
     for i, (site, _) in enumerate(guide_sites + model_sites):
         program = "guide" if i < len(guide_sites) else "model"
-        log_prob = _weighted(site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), 1.0)
+        log_prob = weighted_log_prob(site, 1.0)
         if log_prob.isnan().any():
             raise ValueError(
                 f"expected finite log-probabilities, got NaN at site {site['name']!r} of the {program}. "
@@ -201,4 +229,33 @@ def _check_not_nan(weight: Tensor, guide_sites: list[PlatedSite], model_sites: l
             )
         if log_prob.isinf().any():
             infinite.append(f"{site['name']} ({program})")
-    raise ValueError(f"expected log weights, got NaN from infinities that cancel at {quoted(infinite)}")
+    got = "NaN from infinities that cancel" if weight.isnan().any() else "+inf from infinite log-probabilities"
+    raise ValueError(f"expected finite log weights, got {got} at {quoted(infinite)}")
+
+
+def _check_possible(
+    weight: Tensor, guide_sites: list[PlatedSite], model_sites: list[PlatedSite], datum: DatumShape
+) -> None:
+    """Name the sites that leave a datum without a possible particle. It reads from the device, as above."""
+    impossible = weight.isneginf().all(0)
+    if not impossible.any():
+        return
+    in_all, in_some = [], []
+    for i, (site, plates) in enumerate(guide_sites + model_sites):
+        if site["mask"] is False:
+            continue
+        is_guide = i < len(guide_sites)
+        log_prob = datum.reduce(weighted_log_prob(site, datum.scale), site["name"], plates).expand_as(weight)
+        killed = log_prob.isposinf() if is_guide else log_prob.isneginf()
+        program = "guide" if is_guide else "observed in the model" if site["is_observed"] else "model"
+        if (killed.all(0) & impossible).any():
+            in_all.append(f"{site['name']} ({program})")
+        elif (killed & impossible).any():
+            in_some.append(f"{site['name']} ({program})")
+    where = f"all of them at {quoted(in_all)}" if in_all else f"one or another at {quoted(in_some)}"
+    raise ValueError(
+        "expected a particle with a log weight above -inf for every datum, got none of "
+        f"{len(weight)} for {int(impossible.sum())} of {impossible.numel()} data; what rules them out is {where}. "
+        "Check that the observed values lie in the support, and keep probabilities off 0 and 1 (bound the logits) "
+        "and scales off 0."
+    )

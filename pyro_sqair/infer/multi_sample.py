@@ -31,27 +31,47 @@ class MultiSampleELBO(ELBO):
     Use it with `pyro.infer.SVI`, or as `objective = Estimator(5)(model, guide)`, a module whose call returns the
     loss. Works for any model and guide; every site has to lie inside the batch plate, if there is one.
 
+    At an order alpha above 0 the bound is Rényi's (Li & Turner 2016, Eq. 8), L = log mean_k w_k^t / t with
+    t = 1 - alpha: the mean of the log weights as alpha tends to 1, and the bound above at 0. Its gradient is
+    estimated the same way, without bias where the estimator has none at order 0.
+
     Args:
         num_particles: K; drawn side by side in a plate left of all others.
         max_plate_nesting: dimensions that plates of model and guide take; if not given, found by running both
             once.
+        alpha: order of the bound, 0 <= alpha < 1; an attribute that may be changed between steps, as
+            `RenyiWarmup` does.
 
     Raises:
-        ValueError: if K is below `min_particles`.
+        ValueError: if K is below `min_particles`, or alpha is out of range.
     """
 
     min_particles = 2
     """The smallest K that the estimator can work with."""
 
-    def __init__(self, num_particles: int = 5, max_plate_nesting: float = math.inf) -> None:
+    def __init__(self, num_particles: int = 5, max_plate_nesting: float = math.inf, *, alpha: float = 0.0) -> None:
         if num_particles < self.min_particles:
             raise ValueError(
                 f"expected num_particles >= {self.min_particles} for {type(self).__name__}, got {num_particles}"
             )
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
+        self.alpha = alpha
+
+    @property
+    def alpha(self) -> float:
+        """Order of the bound."""
+        return self._alpha
+
+    @alpha.setter
+    def alpha(self, alpha: float) -> None:
+        if not 0 <= alpha < 1:
+            raise ValueError(
+                f"expected 0 <= alpha < 1, got {alpha}. At 1, the bound is the ELBO: use Pyro's estimators."
+            )
+        self._alpha = alpha
 
     def score_signal(self, log_weight: Tensor) -> Tensor:
-        """The coefficient on h_k, besides the -softmax_k(log w) that differentiating L through log q gives.
+        """The coefficient on h_k at order 0, besides the -softmax_k(log w) that differentiating L gives.
 
         Args:
             log_weight: shape [K, *batch].
@@ -59,22 +79,32 @@ class MultiSampleELBO(ELBO):
         Returns:
             Shape [K, *batch], without gradient.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no score signal")
+
+    def signal(self, log_weight: Tensor) -> Tensor:
+        """The coefficient on h_k at order `alpha`, besides what differentiating `bound` gives: s_k(t log w) / t."""
+        temper = 1 - self.alpha
+        return self.score_signal(temper * log_weight) / temper
+
+    def bound(self, log_weight: Tensor) -> Tensor:
+        """The bound at order `alpha`, log mean_k w_k^t / t: [K, *batch] to [*batch]."""
+        temper = 1 - self.alpha
+        return log_mean_exp(temper * log_weight) / temper
 
     def surrogate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Shape [*batch]: its value is each datum's bound L, its gradient the estimate of the bound's."""
-        return self._surrogate(self._log_weights(model, guide, args, kwargs))
+        return self._estimate(model, guide, args, kwargs)[0]
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Minus the sum of the bounds of all data, a scalar to call `backward` on."""
-        particles = self._log_weights(model, guide, args, kwargs)
-        return -particles.scale * self._surrogate(particles).sum()
+        surrogate, scale = self._estimate(model, guide, args, kwargs)
+        return -scale * surrogate.sum()
 
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Minus the sum of the bounds of all data, as a number and without gradients."""
         with torch.no_grad():
             particles = self._log_weights(model, guide, args, kwargs, with_score=False)
-            return (-particles.scale * log_mean_exp(particles.log_weight)).sum().item()
+            return (-particles.scale * self.bound(particles.log_weight)).sum().item()
 
     def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """The loss, detached; its gradient is added to the parameters'."""
@@ -82,11 +112,16 @@ class MultiSampleELBO(ELBO):
         torch_backward(loss, retain_graph=self.retain_graph)
         return loss.detach()
 
+    def _estimate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
+        """The surrogate of each datum, and how often each counts."""
+        particles = self._log_weights(model, guide, args, kwargs)
+        return self._surrogate(particles), particles.scale
+
     def _surrogate(self, particles: LogWeights) -> Tensor:
-        bound = log_mean_exp(particles.log_weight)
+        bound = self.bound(particles.log_weight)
         if particles.score is None:
             return bound
-        signal = self.score_signal(particles.log_weight.detach())
+        signal = self.signal(particles.log_weight.detach())
         # Subtracting the score's own value leaves that of the bound, and does not change the gradient.
         return bound + (signal * (particles.score - particles.score.detach())).sum(0)
 
@@ -103,6 +138,7 @@ class MultiSampleELBO(ELBO):
             num_particles=self.num_particles,
             max_plate_nesting=int(self.max_plate_nesting),
             with_score=with_score,
+            check_possible=True,
         )
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:

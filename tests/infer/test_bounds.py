@@ -10,8 +10,19 @@ import pyro.distributions as dist
 import pytest
 import torch
 from pyro.poutine.messenger import Messenger
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakIdKeyDictionary
 
-from pyro_sqair.infer import Terms, effective_sample_size, elbo_terms, iwae_bound
+from pyro_sqair.infer import (
+    Bounds,
+    DatumEstimate,
+    Terms,
+    effective_sample_size,
+    elbo_terms,
+    evaluate_bounds,
+    iwae_bound,
+    mean_over_data,
+)
 
 X = torch.tensor([0.3, -1.5], dtype=torch.float64)
 PRIOR, GUESS = 0.3, torch.tensor([0.6, 0.4], dtype=torch.float64)
@@ -77,18 +88,18 @@ def test_perfect_proposal_gives_the_evidence_with_one_particle():
     torch.testing.assert_close(elbo_terms(coin_model, guide, X, num_particles=7).elbo, evidence)
 
 
-class NextBits(Messenger):
-    """Hands out the rows of a table of bits, as many as there are particles."""
+class NextRows(Messenger):
+    """Hands out the rows of a table as the values of a site, as many as there are particles."""
 
-    def __init__(self, bits: torch.Tensor) -> None:
+    def __init__(self, name: str, rows: torch.Tensor) -> None:
         super().__init__()
-        self.bits, self.row = bits, 0
+        self.name, self.rows, self.next = name, rows, 0
 
     def _pyro_sample(self, msg) -> None:
-        if msg["name"] == "b" and not msg["done"]:
+        if msg["name"] == self.name and not msg["done"]:
             count = msg["fn"].batch_shape[0]
-            msg["value"], msg["done"] = self.bits[self.row : self.row + count], True
-            self.row += count
+            msg["value"], msg["done"] = self.rows[self.next : self.next + count], True
+            self.next += count
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 50])
@@ -96,11 +107,11 @@ def test_chunked_equals_unchunked(chunk):
     bits = torch.randint(2, (7, 2), generator=torch.Generator().manual_seed(0)).double()
     likelihood, prior, log_q = coin_terms()
     log_w = torch.stack([(likelihood + prior - log_q)[row.long(), torch.arange(2)] for row in bits])
-    with NextBits(bits) as handler:
+    with NextRows("b", bits) as handler:
         bound = iwae_bound(coin_model, coin_guide, X, num_particles=7, chunk=chunk)
-    assert handler.row == 7
+    assert handler.next == 7
     torch.testing.assert_close(bound, log_w.exp().mean(0).log(), rtol=0, atol=1e-12)
-    with NextBits(bits):
+    with NextRows("b", bits):
         elbo = elbo_terms(coin_model, coin_guide, X, num_particles=7, chunk=chunk).elbo
     torch.testing.assert_close(elbo, log_w.mean(0), rtol=0, atol=1e-12)
 
@@ -117,14 +128,150 @@ def test_elbo_terms_add_up_and_agree_with_the_closed_form():
         assert ((got - mean).abs() < 4 * standard_error).all()
 
 
-def test_no_gradients():
+def normal_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+
+def normal_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.7 * x, 0.6))
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 4, 7, 11, 20])
+def test_every_part_of_one_pass_on_the_same_draws(chunk):
+    """Against sums written out over all K at once, weights some thousand nats away from 1."""
+    num_particles, far = 11, 6000.0
+    z = 0.7 * X + 0.6 * torch.randn(num_particles, 2, dtype=torch.float64)
+    log_likelihood = dist.Normal(z, 0.5).log_prob(X) + far
+    log_ratio = dist.Normal(0.7 * X, 0.6).log_prob(z) - dist.Normal(0.0, 1.0).log_prob(z)
+    log_w = log_likelihood - log_ratio
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(()), 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+            pyro.factor("far", x.new_full((), far))
+
+    with NextRows("z", z) as handler:
+        bounds = evaluate_bounds(model, normal_guide, X, num_particles=num_particles, chunk=chunk)
+    assert handler.next == num_particles
+    assert isinstance(bounds, Bounds)
+    w = (log_w - far).exp()
+
+    def check(estimate: DatumEstimate, value: torch.Tensor, error: torch.Tensor) -> None:
+        torch.testing.assert_close(estimate.value, value, rtol=0, atol=1e-11)  # 6000 is known to 1e-12
+        torch.testing.assert_close(estimate.error, error, rtol=0, atol=1e-11)
+
+    check(bounds.iwae, w.mean(0).log() + far, w.std(0) / w.mean(0) / math.sqrt(num_particles))
+    for estimate, each in ((bounds.elbo, log_w), (bounds.reconstruction, log_likelihood), (bounds.kl, log_ratio)):
+        check(estimate, each.mean(0), each.std(0) / math.sqrt(num_particles))
+    torch.testing.assert_close(bounds.effective_sample_size, effective_sample_size(log_w), rtol=1e-10, atol=0)
+
+
+def test_errors_are_the_spread_of_replicates():
+    """One datum many times over: its estimates spread as widely as their errors say."""
+    replicates, num_particles = 4000, 200
+    x = torch.full((replicates,), 0.3, dtype=torch.float64)
+    bounds = evaluate_bounds(normal_model, normal_guide, x, num_particles=num_particles, chunk=50)
+    for estimate in (bounds.iwae, bounds.elbo, bounds.reconstruction, bounds.kl):
+        said, seen = estimate.error.square().mean(), estimate.value.var()
+        # A sample variance of R normal numbers has a relative standard error of sqrt(2 / R). The mean of the
+        # variances said is far surer; the delta method's own error is of relative order 1 / K.
+        tolerance = 4 * math.sqrt(2 / replicates) + 2 / num_particles
+        assert abs(said / seen - 1) < tolerance
+
+
+def test_error_of_one_particle_is_unknown_and_of_one_weight_is_a_nat():
+    one = evaluate_bounds(coin_model, coin_guide, X, num_particles=1)
+    assert one.iwae.error.isnan().all() and one.kl.error.isnan().all()
+    torch.testing.assert_close(one.effective_sample_size, torch.ones_like(X))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(x.new_zeros(()), 1e4))
+
+    # Nearly every draw is hopeless: the best of eight has all the weight.
+    lonely = evaluate_bounds(normal_model, guide, X, num_particles=8, chunk=3)
+    torch.testing.assert_close(lonely.effective_sample_size, torch.ones_like(X))
+    torch.testing.assert_close(lonely.iwae.error, torch.ones_like(X))
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_weights_of_zero(chunk):
+    """A particle that the model rules out weighs nothing; if all are, so is the datum."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(x.new_tensor(0.5)))
+            pyro.factor("even", torch.where(b == 0, 0.0, -math.inf))
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("b", dist.Bernoulli(x.new_tensor(0.5)))
+
+    bits = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    with NextRows("b", bits):
+        bounds = evaluate_bounds(model, guide, X, num_particles=3, chunk=chunk)
+    torch.testing.assert_close(bounds.iwae.value, torch.tensor([-math.log(3), -math.inf], dtype=torch.float64))
+    torch.testing.assert_close(bounds.iwae.error[0], torch.tensor(1.0, dtype=torch.float64))
+    assert bounds.effective_sample_size[1].isnan()
+    assert (bounds.elbo.value == -math.inf).all()
+
+
+def test_mean_over_data():
+    first = DatumEstimate(torch.tensor([1.0, 2.0]), torch.tensor([0.3, 0.4]))
+    second = DatumEstimate(torch.tensor([[6.0]]), torch.tensor([[1.2]]))
+    mean = mean_over_data(first, second)
+    assert mean.mean == pytest.approx(3.0)
+    assert mean.standard_error == pytest.approx(math.sqrt(7 / 3))  # variance (4 + 1 + 9) / 2 = 7
+    assert mean.monte_carlo_error == pytest.approx(1.3 / 3)
+    assert math.isnan(mean_over_data(second).standard_error)
+    with pytest.raises(ValueError, match="at least one datum"):
+        mean_over_data()
+
+
+class LiveNumbers(TorchDispatchMode):
+    """The most numbers that tensors made within hold at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made, self.most = WeakIdKeyDictionary(), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for tensor in out if isinstance(out, (tuple, list)) else (out,):
+            if isinstance(tensor, torch.Tensor):
+                self.made[tensor.untyped_storage()] = tensor.untyped_storage().nbytes() // tensor.element_size()
+        self.most = max(self.most, sum(self.made.values()))
+        return out
+
+
+def test_memory_is_bounded_by_the_chunk():
+    def live(num_particles: int, chunk: int | None) -> int:
+        with LiveNumbers() as numbers:
+            evaluate_bounds(normal_model, normal_guide, X.repeat(50), num_particles=num_particles, chunk=chunk)
+        return numbers.most
+
+    ten = live(20, 10)
+    assert ten < 40 * 10 * 100  # a few dozen tensors of a chunk's size
+    assert live(1000, 10) <= 1.1 * ten
+    assert live(1000, None) > 50 * ten
+
+
+@pytest.mark.parametrize("function", [iwae_bound, elbo_terms, evaluate_bounds])
+def test_no_gradients(function):
     scale = torch.tensor(1.0, requires_grad=True)
 
     def model():
         pyro.sample("x", dist.Normal(0.0, scale), obs=torch.tensor(1.0))
 
-    assert not iwae_bound(model, lambda: None, num_particles=2).requires_grad
-    assert not elbo_terms(model, lambda: None, num_particles=2).elbo.requires_grad
+    def tensors(result):
+        return [result] if isinstance(result, torch.Tensor) else [t for part in result for t in tensors(part)]
+
+    for tensor in tensors(function(model, lambda: None, num_particles=4, chunk=2)):
+        assert not tensor.requires_grad
 
 
 def test_effective_sample_size():

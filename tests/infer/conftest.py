@@ -1,0 +1,10 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Makes the modules of this folder that are not tests importable: `enumeration` and `enumerated_pairs`."""
+
+import sys
+from pathlib import Path
+
+# pytest's importlib mode leaves sys.path alone, and a fixture would come too late for parametrisation.
+sys.path.insert(0, str(Path(__file__).parent))

@@ -1,0 +1,151 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The oracle of estimators: exact expected gradients in float64, by enumerating every outcome of binary draws.
+
+With n bits a particle there are 2^(n K) outcomes. Each is an element of the data plate: one run of the real
+estimator, with its binary draws set and its noise fixed, gives the surrogates of all outcomes, which their
+probabilities then average. What is to come out is computed from log-probabilities written by hand, without Pyro.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import torch
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+Parameters = tuple[Tensor, ...]
+Values = dict[str, Tensor]
+
+
+class Weighed(NamedTuple):
+    """Particles by hand, each [K, outcomes]."""
+
+    log_p: Tensor  # log p(x, z), masked and scaled
+    log_q: Tensor  # log q(z | x), masked and scaled
+    score: Tensor  # log q of the bits, neither masked nor scaled: their log-probability
+    scored_log_q: Tensor  # the bits' part of log_q
+
+
+class Pair(Protocol):
+    """A model and guide with binary and normal draws, in Pyro and by hand."""
+
+    data: Tensor  # [B, ...]
+    num_bits: int  # binary draws of a particle
+    num_noise: int  # standard normal draws of a particle
+
+    def parameters(self) -> Parameters:
+        """New leaves, float64."""
+
+    def programs(self, parameters: Parameters) -> tuple[Callable, Callable]:
+        """(model, guide), both called with the data."""
+
+    def layout(self, bits: Tensor, noise: Tensor) -> tuple[Values, Values]:
+        """The values of the binary sites and the noise of the normal ones, from [bits or noise, K, data] each."""
+
+    def by_hand(
+        self, parameters: Parameters, x: Tensor, bits: Tensor, noise: Tensor, cut: Callable[[Tensor], Tensor]
+    ) -> Weighed:
+        """The same as the programs; every normal draw has gone through `cut`."""
+
+
+class Forced(Messenger):
+    """Sets binary draws to given bits, normal ones to loc + scale * given noise, as if sampled."""
+
+    def __init__(self, bits: Values, noise: Values) -> None:
+        super().__init__()
+        self.bits, self.noise = bits, noise
+
+    def _pyro_sample(self, msg) -> None:
+        if msg["done"] or msg["is_observed"]:
+            return
+        if msg["name"] in self.bits:
+            msg["value"], msg["done"] = self.bits[msg["name"]], True
+        elif msg["name"] in self.noise:
+            fn = msg["fn"]
+            while not hasattr(fn, "loc"):
+                fn = fn.base_dist
+            msg["value"], msg["done"] = fn.loc + fn.scale * self.noise[msg["name"]], True
+
+
+class Outcomes:
+    """Every outcome of K particles for the pair's first data, laid side by side in the data plate."""
+
+    def __init__(self, pair: Pair, num_particles: int, data: int = 2) -> None:
+        self.pair, self.data = pair, pair.data[:data]
+        self.count = 2 ** (pair.num_bits * num_particles)
+        digits = torch.arange(pair.num_bits * num_particles).unsqueeze(-1)
+        bits = (torch.arange(self.count) >> digits) & 1  # binary numbers
+        bits = bits.double().repeat(1, len(self.data))  # outcomes of datum 0, then of datum 1
+        self.bits = bits.reshape(pair.num_bits, num_particles, -1)
+        generator = torch.Generator().manual_seed(1)
+        shape = (pair.num_noise, num_particles, len(self.data))
+        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+        self.noise = noise.repeat_interleave(self.count, -1)
+        self.x = self.data.repeat_interleave(self.count, 0)
+        self.forced = Forced(*pair.layout(self.bits, self.noise))
+
+    def weighed(self, parameters: Parameters, cut: Callable[[Tensor], Tensor] = lambda draw: draw) -> Weighed:
+        """The particles of every outcome, by hand."""
+        return self.pair.by_hand(parameters, self.x, self.bits, self.noise, cut)
+
+    def exact_gradient(self, alpha: float = 0.0) -> Tensor:
+        """The gradient of E[L], L of order alpha, summed over data: through every outcome's probability as well."""
+        parameters = self.pair.parameters()
+        particles = self.weighed(parameters)
+        bound = bound_by_hand(particles.log_p - particles.log_q, alpha)
+        return _flat((particles.score.sum(0).exp() * bound).sum(), parameters)
+
+    def mean_gradient(self, term: Callable[[Weighed], Tensor], cut: bool = False) -> Tensor:
+        """E[gradient of term], where term is [outcomes]; with `cut`, nothing is differentiated through a draw."""
+        parameters = self.pair.parameters()
+        particles = self.weighed(parameters, torch.detach if cut else lambda draw: draw)
+        return _flat((particles.score.sum(0).exp().detach() * term(particles)).sum(), parameters)
+
+    def estimated_gradient(self, surrogate: Callable[[Callable, Callable, Tensor], Tensor]) -> Tensor:
+        """E[gradient of an estimator's surrogate], the surrogate being that of the Pyro programs."""
+        parameters = self.pair.parameters()
+        with self.forced:
+            value = surrogate(*self.pair.programs(parameters), self.x)
+        probability = self.weighed(parameters).score.sum(0).exp().detach()
+        return _flat((probability * value).sum(), parameters)
+
+    def estimated_value(self, surrogate: Callable[[Callable, Callable, Tensor], Tensor]) -> Tensor:
+        """The surrogate's value of each outcome."""
+        with self.forced:
+            return surrogate(*self.pair.programs(self.pair.parameters()), self.x)
+
+
+def bound_by_hand(log_weight: Tensor, alpha: float = 0.0) -> Tensor:
+    """log(mean_k w_k^(1 - alpha)) / (1 - alpha), by the formula: [K, outcomes] to [outcomes]."""
+    return ((1 - alpha) * log_weight).exp().mean(0).log() / (1 - alpha)
+
+
+def shares_by_hand(log_weight: Tensor, alpha: float = 0.0) -> Tensor:
+    """w_k^(1 - alpha) / sum_l w_l^(1 - alpha), constant: [K, outcomes]."""
+    weight = ((1 - alpha) * log_weight.detach()).exp()
+    return weight / weight.sum(0)
+
+
+def log_normal(x: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
+    """Log density of a normal."""
+    scale = torch.as_tensor(scale, dtype=torch.float64)
+    return -0.5 * ((x - loc) / scale) ** 2 - scale.log() - 0.5 * math.log(2 * math.pi)
+
+
+def log_bernoulli(b: Tensor, logits: Tensor) -> Tensor:
+    """Log-probability of a bit."""
+    return b * logsigmoid(logits) + (1 - b) * logsigmoid(-logits)
+
+
+def leaf(*values: float) -> Tensor:
+    """A parameter, float64."""
+    return torch.tensor(values, dtype=torch.float64, requires_grad=True)
+
+
+def _flat(total: Tensor, parameters: Parameters) -> Tensor:
+    grads = torch.autograd.grad(total, parameters, allow_unused=True, materialize_grads=True)
+    return torch.cat([g.flatten() for g in grads])

@@ -1,0 +1,224 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Programs that no estimator can work with: the error names the site and the remedy, whatever the estimator."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro.poutine.plate_messenger import block_plate
+
+from pyro_sqair.infer import OVIS, RWS, VIMCO, DReG, IWAEWithoutScore, ReleasedSQAIRSignal, RenyiWarmup, iwae_bound
+from pyro_sqair.infer.log_weights import log_weights
+from pyro_sqair.infer.multi_sample import MultiSampleELBO
+
+X = torch.tensor([0.5, -1.0, 2.0])
+
+ESTIMATORS = {
+    "VIMCO": lambda: VIMCO(4),
+    "OVIS": lambda: OVIS(4),
+    "released": lambda: ReleasedSQAIRSignal(4),
+    "no score": lambda: IWAEWithoutScore(4),
+    "RWS": lambda: RWS(4),
+    "DReG": lambda: DReG(VIMCO(4)),
+    "warm-up": lambda: RenyiWarmup(VIMCO(4), 10),
+}
+
+
+@pytest.fixture(params=ESTIMATORS)
+def estimator(request) -> MultiSampleELBO:
+    """Each estimator in turn, with 4 particles."""
+    return ESTIMATORS[request.param]()
+
+
+def assert_ok(estimator, model, guide, *args):
+    assert isinstance(estimator.loss(model, guide, *args), float)
+    assert torch.isfinite(estimator.differentiable_loss(model, guide, *args))
+
+
+def assert_error(estimator, model, guide, *args, match):
+    """The error comes whichever way the estimator is called."""
+    for call in (estimator.loss, estimator.differentiable_loss, estimator.loss_and_grads):
+        with pytest.raises(ValueError, match=match):
+            call(model, guide, *args)
+
+
+def plain_model(x):
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def plain_guide(x):
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(0.5 * x, 0.8))
+
+
+def test_good_pair(estimator):
+    assert_ok(estimator, plain_model, plain_guide, X)
+
+
+def test_site_outside_the_batch_plate(estimator):
+    def model(x):
+        pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        plain_model(x)
+
+    def guide(x):
+        pyro.sample("scale", dist.LogNormal(0.0, 1.0))
+        plain_guide(x)
+
+    match = r"(?s)inside plate 'data'.*'x'.*got 'scale' outside.*make them parameters"
+    assert_error(estimator, model, guide, X, match=match)
+
+
+def test_guide_plate_of_another_name(estimator):
+    def guide(x):
+        with pyro.plate("items", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+
+    assert_error(estimator, plain_model, guide, X, match="inside plate 'data'.* got 'z' outside")
+
+
+def test_undeclared_batch_dimension(estimator):
+    def model(x):
+        pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]))
+        pyro.sample("x", dist.Normal(0.0, 1.0).expand([3]), obs=x)
+
+    def guide(x):
+        pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]))
+
+    with pytest.raises(ValueError, match=r"site 'z'.*\[4, 1\].*got \[4, 3\].*to_event"):
+        log_weights(model, guide, (X,), num_particles=4, max_plate_nesting=1)
+    # Otherwise found by the trial run.
+    assert_error(estimator, model, guide, X, match='site "z", invalid log_prob shape')
+
+
+@pytest.mark.parametrize("where", ["model", "guide"])
+def test_enumerated_site(estimator, where):
+    def program(x, observed, marked):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(0.5), infer={"enumerate": "parallel"} if marked == "b" else None)
+            if observed:
+                c = pyro.sample("c", dist.Bernoulli(0.5), infer={"enumerate": "parallel"} if marked == "c" else None)
+                pyro.sample("x", dist.Normal(b + c, 1.0), obs=x)
+
+    marked = "c" if where == "model" else "b"
+    assert_error(
+        estimator,
+        lambda x: program(x, True, marked),
+        lambda x: program(x, False, marked),
+        X,
+        match=f"got site '{marked}' of the {where} marked for enumeration. Drop",
+    )
+
+
+def test_unmatched_sites_are_named(estimator):
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("zz", dist.Normal(0.0, 1.0))
+
+    match = "(?s)in the model but not in the guide: 'z'.*in the guide but not in the model: 'zz'"
+    assert_error(estimator, plain_model, guide, X, match=match)
+
+
+def test_draw_shared_by_particles():
+    def sharing(x):
+        with block_plate("particles", strict=False), pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.8).has_rsample_(False))
+
+    with pytest.raises(ValueError, match="'z' to be drawn once per particle"):
+        VIMCO(3).differentiable_loss(plain_model, sharing, X)
+
+
+def test_no_sites(estimator):
+    assert_error(estimator, lambda: None, lambda: None, match="to have sample sites")
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_nan_is_traced_to_its_site(estimator):
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            y = pyro.sample("y", dist.Normal(z, 1.0))
+            pyro.sample("x", dist.Normal(y * float("nan"), 1.0, validate_args=False), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("y", dist.Normal(0.0, 1.0))
+
+    with pyro.validation_enabled(False):
+        assert estimator.differentiable_loss(model, guide, X).isnan()  # nothing is read, nothing raised
+    assert_error(estimator, model, guide, X, match="NaN at site 'x' of the model.*support")
+
+
+def model_with(**factors):
+    """The model, times factors of each datum."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            for name, value in factors.items():
+                pyro.factor(name, value(z) if callable(value) else torch.tensor(value))
+
+    return model
+
+
+INF = float("inf")
+
+
+@pytest.mark.filterwarnings("ignore:Encountered")
+def test_infinities_that_cancel_are_named(estimator):
+    match = r"infinities that cancel at 'up \(model\)', 'down \(model\)'"
+    assert_error(estimator, model_with(up=INF, down=-INF), plain_guide, X, match=match)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered")
+def test_infinite_weight_is_named(estimator):
+    model = model_with(up=[0.0, INF, 0.0])
+    assert_error(estimator, model, plain_guide, X, match=r"got \+inf from infinite .* at 'up \(model\)'")
+
+
+def test_datum_that_no_particle_explains(estimator):
+    model = model_with(fine=0.0, never=[0.0, -INF, 0.0])
+    match = r"(?s)log weight above -inf.*none of 4 for 1 of 3 data.*all of them at 'never \(observed in the model\)'.*"
+    assert_error(estimator, model, plain_guide, X, match=match + "Check that the observed values")
+    with pyro.validation_enabled(False):
+        assert not estimator.differentiable_loss(model, plain_guide, X).isfinite()  # nothing is read, nothing raised
+
+
+def test_particles_ruled_out_at_different_sites():
+    def odd(x):
+        """0, -inf, 0, -inf over particles."""
+        return torch.where(torch.arange(4) % 2 == 1, -INF, 0.0).unsqueeze(-1).expand(4, 3) if x.dim() == 2 else x * 0
+
+    def even(x):
+        return torch.where(torch.arange(4) % 2 == 0, -INF, 0.0).unsqueeze(-1).expand(4, 3) if x.dim() == 2 else x * 0
+
+    model = model_with(fine=0.0, odd=odd, even=even)
+    match = r"one or another at 'odd \(observed in the model\)', 'even \(observed in the model\)'"
+    assert_error(VIMCO(4), model, plain_guide, X, match=match)
+    assert_ok(VIMCO(4), model_with(odd=odd), plain_guide, X)
+
+
+def test_latent_site_that_rules_out_all_particles():
+    """The guide draws what the model's prior excludes."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Uniform(0.0, 1.0, validate_args=False))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Uniform(2.0, 3.0))
+
+    assert_error(VIMCO(4), model, guide, X, match=r"all of them at 'z \(model\)'")
+
+
+def test_evaluation_may_meet_impossible_particles():
+    """A chunk without a possible particle is no error: the others may have one. A bound of -inf is a value."""
+    bound = iwae_bound(model_with(never=[0.0, -INF, 0.0]), plain_guide, X, num_particles=3, chunk=1)
+    assert bound.isneginf().tolist() == [False, True, False]

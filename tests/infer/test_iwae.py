@@ -1,0 +1,96 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The negative control does what Pyro's own IWAE does, draw for draw."""
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import RenyiELBO, Trace_ELBO
+
+from pyro_sqair.infer import VIMCO, IWAEWithoutScore
+
+X = torch.randn(3, 4, generator=torch.Generator().manual_seed(2))
+
+
+def model(x):
+    theta = pyro.param("theta", torch.tensor([0.3, -0.2]))
+    with pyro.plate("data", 4, dim=-1):
+        z = pyro.sample("z", dist.Normal(theta[0], 1.0))
+        b = pyro.sample("b", dist.Bernoulli(logits=theta[1] * z))
+        with pyro.plate("parts", 3, dim=-2), poutine.mask(mask=x > -1):
+            u = pyro.sample("u", dist.Normal(b, 1.0))
+            pyro.sample("x", dist.Normal(z + u, 1.0), obs=x)
+
+
+def guide(x):
+    phi = pyro.param("phi", torch.tensor([0.1, 0.4, -0.3, 0.6]))
+    with pyro.plate("data", 4, dim=-1):
+        z = pyro.sample("z", dist.Normal(phi[0] * x.sum(0), 0.7))
+        with poutine.scale(scale=0.8):
+            b = pyro.sample("b", dist.Bernoulli(logits=phi[1] * z + phi[3]))
+        with pyro.plate("parts", 3, dim=-2), poutine.mask(mask=x > -1):
+            pyro.sample("u", dist.Normal(phi[2] * x + b, 0.9))
+
+
+def gradients(elbo) -> dict[str, torch.Tensor]:
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    loss = elbo.loss_and_grads(model, guide, X)
+    grads = {name: pyro.param(name).grad.clone() for name in ("theta", "phi")}
+    return grads | {"loss": torch.as_tensor(loss).detach()}
+
+
+@pytest.mark.parametrize("num_particles", [2, 5])
+def test_equals_pyros_renyi_elbo_of_order_zero(num_particles):
+    """Plates inside the datum's, masks, a scale, and a discrete draw whose logits carry a reparameterised one."""
+    wanted = gradients(RenyiELBO(0, num_particles, max_plate_nesting=2, vectorize_particles=True))
+    got = gradients(IWAEWithoutScore(num_particles, max_plate_nesting=2))
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    assert (got["phi"][[1, 3]] == 0).all()  # only the discrete draw has them
+    assert (got["phi"][[0, 2]] != 0).all()
+
+
+def plain_model(x):
+    with pyro.plate("data", 4):
+        z = pyro.sample("z", dist.Normal(pyro.param("theta", torch.tensor(0.3)), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x[0])
+
+
+def plain_guide(x):
+    with pyro.plate("data", 4):
+        pyro.sample("z", dist.Normal(pyro.param("phi", torch.tensor(0.1)) * x[0], 0.7))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (IWAEWithoutScore(1, max_plate_nesting=1), Trace_ELBO(max_plate_nesting=1)),
+        (IWAEWithoutScore(4, max_plate_nesting=1), VIMCO(4, max_plate_nesting=1)),
+    ],
+    ids=["one particle: the ELBO", "four: VIMCO"],
+)
+def test_without_discrete_draws(one, other):
+    found = []
+    for elbo in (one, other):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        loss = float(elbo.loss_and_grads(plain_model, plain_guide, X))
+        found.append([loss, pyro.param("theta").grad.item(), pyro.param("phi").grad.item()])
+    assert found[0] == pytest.approx(found[1], rel=1e-5)
+
+
+def test_discrete_draws_get_no_gradient_from_it_and_do_from_vimco():
+    """Pyro's issue 3289."""
+    assert gradients(IWAEWithoutScore(5))["phi"][3] == 0
+    assert gradients(VIMCO(5))["phi"][3].abs() > 0.1
+
+
+@pytest.mark.parametrize("alpha", [0.0, 0.6])
+def test_signal_cancels_what_differentiating_the_bound_gives(alpha):
+    log_weight = torch.randn(5, 3, requires_grad=True)
+    estimator = IWAEWithoutScore(5, alpha=alpha)
+    (v,) = torch.autograd.grad(estimator.bound(log_weight).sum(), log_weight)
+    torch.testing.assert_close(estimator.signal(log_weight.detach()), v)

@@ -1,0 +1,70 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""OVIS's coefficients against the paper's formula; its gradient is enumerated in test_multi_sample.py."""
+
+import math
+
+import pytest
+import torch
+
+from pyro_sqair.infer import OVIS, VIMCO
+
+
+def log_weights(num_particles: int) -> torch.Tensor:
+    return 3 * torch.randn(num_particles, 7, dtype=torch.float64)
+
+
+def total(estimator: OVIS, log_w: torch.Tensor) -> torch.Tensor:
+    """The coefficient on h_k altogether: the signal, and what differentiating the bound gives."""
+    return estimator.signal(log_w) - (log_w * (1 - estimator.alpha)).softmax(0)
+
+
+@pytest.mark.parametrize("num_particles", [2, 3, 5])
+def test_end_points(num_particles):
+    log_w = log_weights(num_particles)
+    v = log_w.exp() / log_w.exp().sum(0)
+    torch.testing.assert_close(total(OVIS(num_particles), log_w), -(1 - v).log() - v)
+    even = ((1 - 1 / num_particles) / (1 - v)).log()
+    torch.testing.assert_close(total(OVIS(num_particles, gamma=1.0), log_w), even)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("num_particles", [2, 5])
+def test_control_variate_of_the_paper(num_particles, gamma):
+    """d_k - c_k with c_k = log Z_{-k} - gamma v_k + (1 - gamma) log(1 - 1/K), by loops (Eq. 17)."""
+    log_w = log_weights(num_particles)
+    w = log_w.exp()
+    got = total(OVIS(num_particles, gamma=gamma), log_w)
+    for k in range(num_particles):
+        others = torch.stack([w[j] for j in range(num_particles) if j != k])
+        v = w[k] / w.sum(0)
+        d = w.mean(0).log() - v
+        c = others.mean(0).log() - gamma * v + (1 - gamma) * math.log(1 - 1 / num_particles)
+        torch.testing.assert_close(got[k], d - c, rtol=0, atol=1e-12)
+
+
+def test_even_weights_give_gamma_one_no_signal_at_any_order():
+    for alpha in (0.0, 0.5, 0.99):
+        even = torch.zeros(4, 2, dtype=torch.float64)
+        torch.testing.assert_close(total(OVIS(4, gamma=1.0, alpha=alpha), even), even, rtol=0, atol=1e-12)
+
+
+def test_one_particle_with_all_the_weight():
+    """1 - v_0 = 3 e^-100 is 0 in any floating point; its logarithm is not."""
+    log_w = torch.tensor([[100.0], [0.0], [0.0], [0.0]])
+    wanted = torch.tensor([[100 - math.log(3)], [0.0], [0.0], [0.0]])
+    torch.testing.assert_close(OVIS(4).score_signal(log_w), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_unbiased_ovis_and_arithmetic_vimco_differ_by_a_constant():
+    log_w = log_weights(5)
+    vimco = VIMCO(5, control_variate="arithmetic").score_signal(log_w)
+    constant = torch.full_like(log_w, -math.log(1 - 1 / 5))
+    torch.testing.assert_close(OVIS(5).score_signal(log_w) - vimco, constant)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan")])
+def test_gamma_out_of_range(gamma):
+    with pytest.raises(ValueError, match=f"0 <= gamma <= 1, got {gamma}"):
+        OVIS(3, gamma=gamma)
