@@ -34,7 +34,7 @@ from pyro_sqair.training.updater import Updater
 # A resumed run may differ in these: they say when things are written and how fast, not what is learned.
 _FREE = frozenset({"threads", "validate_every", "checkpoint_every"})
 # What a checkpoint holds beyond weights, and resuming needs.
-_PROGRESS = frozenset({"optimizer", "random", "sums", "logged", "skipped", "metrics", "seconds"})
+_PROGRESS = frozenset({"optimizer", "estimator", "random", "sums", "logged", "skipped", "metrics", "seconds"})
 
 
 class Outcome(enum.Enum):
@@ -54,7 +54,8 @@ class Trainer:
     Args:
         model: a module that is a Pyro model, called with frames [T, B, C, H, W].
         guide: its guide, called likewise. All parameters of both must exist by now, on one device.
-        elbo: the estimator; `elbo(model, guide)(frames)` is −Σ_b L_b.
+        elbo: the estimator; `elbo(model, guide)(frames)` is −Σ_b L_b. One with a schedule of its own has a
+            `state_dict` and a `load_state_dict`, and is resumed with the run.
         source: draws the sequences to learn from.
         config: all the numbers.
         out: folder of the run; made if need be.
@@ -88,6 +89,7 @@ class Trainer:
         particles = getattr(elbo, "num_particles", config.num_particles)
         if particles != config.num_particles:
             raise ValueError(f"expected an estimator with config.num_particles={config.num_particles}, got {particles}")
+        self.estimator = elbo
         self.objective = elbo(model, guide)
         self.source, self.config, self.out, self.validate = source, config, Path(out), validate
         parameters = {k: p for k, p in self.objective.named_parameters() if p.requires_grad}
@@ -170,6 +172,12 @@ class Trainer:
         )
         check_same("training", ours, theirs, path)
         check_weights(self.objective, payload["weights"], path)
+        if load := getattr(self.estimator, "load_state_dict", None):
+            load(payload["estimator"])
+        elif payload["estimator"]:
+            raise ValueError(
+                f"expected a checkpoint of an estimator without a schedule, got one with {payload['estimator']}: {path}"
+            )
         self.updater.optimizer.load_state_dict(payload["optimizer"])
         self.objective.load_state_dict(payload["weights"])
         if self.average is not None:
@@ -297,6 +305,7 @@ class Trainer:
             temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     def _save(self) -> None:
+        estimator = getattr(self.estimator, "state_dict", dict)
         payload: dict[str, Any] = {
             "format": FORMAT,
             "identity": self.identity,
@@ -304,6 +313,7 @@ class Trainer:
             "step": self.step,
             "weights": dict(self.objective.state_dict()),
             "optimizer": self.updater.optimizer.state_dict(),
+            "estimator": estimator(),
             "average": None if self.average is None else self.average.values,
             "random": capture(self.device),
             "sums": self._sums,

@@ -1,0 +1,136 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How well a model simulates: what it imagines after the frames that it has seen, against what really happens."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from pyro_sqair.rollout import Rollout
+from pyro_sqair.spatial import boxes
+
+
+class SimulationLikelihood(NamedTuple):
+    """Log-likelihood of the imagined frames, in nats (Stanić & Schmidhuber 2019, Fig. 4).
+
+    Attributes:
+        data: a frame, over all its pixels.
+        relational: a frame, over the pixels of objects that collide in it; frames without collisions give 0.
+        colliding: the same, averaged over the frames with collisions only; None if there are none.
+    """
+
+    data: float
+    relational: float
+    colliding: float | None
+
+
+def simulation_likelihood(
+    image: Tensor, frames: Tensor, collisions: Tensor, seen: int, std: float
+) -> SimulationLikelihood:
+    """log Normal(x_t; y_t, std) of the frames after the last one seen, averaged over frames and sequences.
+
+    Args:
+        image: what the model imagines, y, shape [T, B, C, H, W]; see :func:`pyro_sqair.rollout.predict`.
+        frames: what happens, x, the same shape.
+        collisions: pixels of objects that collide in this very frame, bool [T, B, H, W].
+        seen: how many frames the guide saw.
+        std: the standard deviation of a pixel, the renderer's.
+
+    Raises:
+        ValueError: if the shapes do not fit, or no frame was imagined.
+    """
+    if image.shape != frames.shape or image.dim() != 5:
+        raise ValueError(f"expected frames of shape {list(image.shape)} as the image has, got {list(frames.shape)}")
+    expected = (*frames.shape[:2], *frames.shape[3:])
+    if collisions.shape != expected:
+        raise ValueError(f"expected collisions of shape {list(expected)}, got {list(collisions.shape)}")
+    if not 0 <= seen < len(frames):
+        raise ValueError(f"expected seen from 0 to {len(frames) - 1}, the frames less one, got {seen}")
+    error = (frames[seen:] - image[seen:]).double() / std
+    log_prob = -0.5 * error.square() - math.log(std) - 0.5 * math.log(2 * math.pi)
+    log_prob = log_prob.sum(2)  # over channels: [t, B, H, W]
+    involved = (log_prob * collisions[seen:]).sum((-2, -1))
+    happens = collisions[seen:].flatten(2).any(-1)
+    return SimulationLikelihood(
+        data=log_prob.sum((-2, -1)).mean().item(),
+        relational=involved.mean().item(),
+        colliding=involved[happens].mean().item() if happens.any() else None,
+    )
+
+
+class RolloutError(NamedTuple):
+    """How far imagined objects are from the true ones.
+
+    Attributes:
+        per_frame: mean distance of centres in pixels, for each imagined frame.
+        overall: their mean.
+        followed: how many objects were followed.
+        lost: share of them that the model lets disappear before the end; they count where they last were.
+    """
+
+    per_frame: list[float]
+    overall: float
+    followed: int
+    lost: float
+
+
+def rollout_error(rollout: Rollout, boxes_true: Tensor, present_true: Tensor, seen: int) -> RolloutError:
+    """Follows the objects that were inferred in the last frame seen through those imagined after it.
+
+    Objects are paired with true ones in that frame, so that the sum of distances is least, and followed by their ids.
+    A true centre outside the frame counts as the nearest place on its edge, for no box can have its centre further out.
+
+    Args:
+        rollout: inferred in the first frames, imagined from there on.
+        boxes_true: left, top, width, height in pixels, shape [T, B, M, 4].
+        present_true: shape [T, B, M].
+        seen: how many frames the guide saw, at least 1.
+
+    Raises:
+        ValueError: if the shapes do not fit, no frame was imagined, or there was no object to follow.
+    """
+    steps, batch, _ = rollout.objects.pres.shape
+    if boxes_true.shape[:2] != (steps, batch) or boxes_true.shape[:-1] != present_true.shape:
+        raise ValueError(
+            f"expected boxes_true [{steps}, {batch}, M, 4] and present_true [{steps}, {batch}, M], "
+            f"got {list(boxes_true.shape)} and {list(present_true.shape)}"
+        )
+    if not 1 <= seen < steps:
+        raise ValueError(f"expected seen from 1 to {steps - 1}, the frames less one, got {seen}")
+    height, width = rollout.image.shape[-2:]
+    objects = rollout.objects
+    centres = _centres(boxes(objects.where, (height, width)))
+    edge = torch.tensor([width, height], dtype=torch.float64)
+    true = _centres(boxes_true).clamp(min=0.0).minimum(edge).numpy()
+    inferred, present = centres.numpy(), (objects.pres > 0.5).cpu().numpy()
+    names, there = objects.id.cpu().numpy(), present_true.cpu().numpy()
+
+    errors, lost = [], 0
+    last = seen - 1
+    for b in range(batch):
+        rows, columns = np.flatnonzero(there[last, b]), np.flatnonzero(present[last, b])
+        distance = np.linalg.norm(true[last, b, rows][:, None] - inferred[last, b, columns][None], axis=-1)
+        for r, c in zip(*linear_sum_assignment(distance), strict=True):
+            name, place, path = names[last, b, columns[c]], inferred[last, b, columns[c]], []
+            for t in range(seen, steps):
+                slot = np.flatnonzero(present[t, b] & (names[t, b] == name))
+                place = inferred[t, b, slot[0]] if len(slot) else place
+                path.append(np.linalg.norm(place - true[t, b, rows[r]]))
+            lost += not len(slot)
+            errors.append(path)
+    if not errors:
+        raise ValueError("expected objects to follow, got none in the last frame seen")
+    per_frame = np.mean(errors, 0)
+    return RolloutError(per_frame.tolist(), float(per_frame.mean()), len(errors), lost / len(errors))
+
+
+def _centres(box: Tensor) -> Tensor:
+    """Centres (x, y) in pixels, float64 on the CPU."""
+    return (box[..., :2] + box[..., 2:] / 2).double().cpu()

@@ -1,0 +1,121 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Simulation against sums written out, and against motion that is known."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from pyro_sqair.evaluation import rollout_error, simulation_likelihood
+from pyro_sqair.rollout import Rollout
+from pyro_sqair.scene import Objects
+from pyro_sqair.spatial import where_from_boxes
+
+T, B, SIDE = 5, 2, 20
+
+
+class TestLikelihood:
+    def test_is_the_sum_over_pixels(self):
+        frames, image = torch.rand(T, B, 3, 4, 6), torch.rand(T, B, 3, 4, 6)
+        collisions = torch.rand(T, B, 4, 6) < 0.3
+        collisions[3, 1] = False
+        found = simulation_likelihood(image, frames, collisions, 2, 0.4)
+        law = torch.distributions.Normal(image.double(), 0.4)
+        data, relational, hits = [], [], 0
+        for t in range(2, T):
+            for b in range(B):
+                log_prob = law.log_prob(frames.double())[t, b].sum(0)
+                data.append(log_prob.sum())
+                relational.append(sum(log_prob[y, x] for y, x in collisions[t, b].nonzero().tolist()) + 0.0)
+                hits += bool(collisions[t, b].any())
+        assert found.data == pytest.approx(float(sum(data) / len(data)))
+        assert found.relational == pytest.approx(float(sum(relational) / len(relational)))
+        assert found.colliding == pytest.approx(float(sum(relational) / hits))
+
+    def test_a_perfect_prediction(self):
+        frames = torch.rand(T, B, 1, 4, 6)
+        nothing = torch.zeros(T, B, 4, 6, dtype=torch.bool)
+        found = simulation_likelihood(frames, frames, nothing, 1, 0.3)
+        assert found.data == pytest.approx(-24 * (math.log(0.3) + 0.5 * math.log(2 * math.pi)))
+        assert found.relational == 0 and found.colliding is None
+
+    @pytest.mark.parametrize(
+        ("shapes", "seen", "words"),
+        [
+            (((T, B, 1, 4, 6), (T, B, 1, 4, 5), (T, B, 4, 6)), 1, "frames of shape"),
+            (((T, B, 1, 4, 6), (T, B, 1, 4, 6), (T, B, 6, 4)), 1, "collisions of shape"),
+            (((T, B, 1, 4, 6), (T, B, 1, 4, 6), (T, B, 4, 6)), T, "seen from 0"),
+        ],
+    )
+    def test_wrong_arguments(self, shapes, seen, words):
+        image, frames, collisions = (torch.zeros(shape) for shape in shapes)
+        with pytest.raises(ValueError, match=words):
+            simulation_likelihood(image, frames, collisions.bool(), seen, 0.3)
+
+
+def rollout(centres: Tensor, ids: Tensor, present: Tensor) -> Rollout:
+    """Objects with boxes of 4 pixels about centres [T, B, N, 2]."""
+    box = torch.cat([centres - 2, torch.full_like(centres, 4.0)], -1)
+    where = where_from_boxes(box, (SIDE, SIDE))
+    objects = Objects(present.float(), where, torch.zeros(*present.shape, 1), torch.where(present, ids, -1))
+    return Rollout(objects, torch.zeros(*present.shape[:2], 1, SIDE, SIDE))
+
+
+def true_boxes(centres: Tensor) -> Tensor:
+    return torch.cat([centres - 3, torch.full_like(centres, 6.0)], -1)
+
+
+class TestRolloutError:
+    def test_distance_by_identity_whatever_the_slot(self):
+        """Two objects are off by (3, 4) and (0, 1) times the frames since the last one seen; slots swap on the way."""
+        truth = torch.tensor([[6.0, 5.0], [12.0, 10.0]]).expand(T, B, 2, 2).clone()
+        seen = 2
+        late = (torch.arange(T) - seen + 1).clamp(min=0).reshape(T, 1, 1, 1)
+        off = torch.tensor([[0.3, 0.4], [0.0, 0.1]])
+        centres = truth + late * off
+        ids = torch.tensor([7, 9]).expand(T, B, 2).clone()
+        centres[3:], ids[3:] = centres[3:].flip(2), ids[3:].flip(2)
+        present = torch.ones(T, B, 2, dtype=torch.bool)
+        found = rollout_error(rollout(centres, ids, present), true_boxes(truth), present, seen)
+        assert found.per_frame == pytest.approx([0.3, 0.6, 0.9], abs=1e-4)
+        assert found.overall == pytest.approx(0.6, abs=1e-4)
+        assert (found.followed, found.lost) == (4, 0.0)
+
+    def test_lost_objects_count_where_they_last_were(self):
+        truth = torch.zeros(T, 1, 1, 2)
+        truth[..., 0], truth[..., 1] = torch.arange(T).reshape(T, 1, 1) + 5.0, 9.0
+        present = torch.ones(T, 1, 1, dtype=torch.bool)
+        present[3:] = False
+        found = rollout_error(
+            rollout(truth, torch.zeros(T, 1, 1, dtype=torch.int64), present),
+            true_boxes(truth),
+            torch.ones_like(present),
+            2,
+        )
+        assert found.per_frame == pytest.approx([0.0, 1.0, 2.0], abs=1e-4)
+        assert found.lost == 1.0
+
+    def test_beyond_the_edge_counts_as_the_edge(self):
+        truth = torch.tensor([25.0, -3.0]).expand(T, 1, 1, 2)
+        centres = torch.tensor([19.99, 0.01]).expand(T, 1, 1, 2)
+        present = torch.ones(T, 1, 1, dtype=torch.bool)
+        found = rollout_error(
+            rollout(centres, torch.zeros(T, 1, 1, dtype=torch.int64), present), true_boxes(truth), present, 1
+        )
+        assert found.overall < 0.02
+
+    def test_wrong_arguments(self):
+        present = torch.ones(T, B, 1, dtype=torch.bool)
+        imagined = rollout(torch.full((T, B, 1, 2), 5.0), torch.zeros(T, B, 1, dtype=torch.int64), present)
+        boxes = torch.zeros(T, B, 1, 4)
+        for arguments, words in (
+            ((imagined, boxes[:-1], present[:-1], 1), "boxes_true"),
+            ((imagined, boxes, present, 0), "seen from 1"),
+            ((imagined, boxes, present, T), "seen from 1"),
+            ((imagined, boxes, ~present, 1), "expected objects to follow"),
+        ):
+            with pytest.raises(ValueError, match=words):
+                rollout_error(*arguments)

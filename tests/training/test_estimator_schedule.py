@@ -1,0 +1,58 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""An estimator with a schedule of its own is resumed with the run."""
+
+import os
+import signal
+
+import pytest
+import torch
+
+from pyro_sqair.infer import VIMCO, RenyiWarmup
+from pyro_sqair.training import Outcome
+
+
+def warmup(steps: int = 15) -> RenyiWarmup:
+    return RenyiWarmup(VIMCO(2), steps=steps)
+
+
+def test_a_resumed_warm_up_is_as_if_never_interrupted(bench) -> None:
+    whole = bench.trainer("whole", elbo=warmup())
+    assert whole.run() is Outcome.FINISHED
+    assert whole.estimator.step == 24
+
+    first = bench.trainer("parts", elbo=warmup(), hooks={6: lambda _: os.kill(os.getpid(), signal.SIGINT)})
+    assert first.run() is Outcome.INTERRUPTED
+    second = bench.trainer("parts", elbo=warmup(), pair_seed=3)
+    second.resume()
+    assert second.estimator.step == 7
+    assert second.run() is Outcome.FINISHED
+    for name, weight in whole.objective.state_dict().items():
+        assert torch.equal(second.objective.state_dict()[name], weight)
+
+    plain = bench.trainer("plain")
+    plain.run()
+    assert any(
+        not torch.equal(plain.objective.state_dict()[name], weight)
+        for name, weight in whole.objective.state_dict().items()
+    )
+
+
+@pytest.mark.parametrize(
+    ("saved", "other", "words"),
+    [
+        (lambda: warmup(), lambda: warmup(16), "expected the state of a warm-up with"),
+        (lambda: warmup(), lambda: VIMCO(2), "an estimator without a schedule"),
+        (lambda: VIMCO(2), lambda: warmup(), "expected the state of a warm-up with"),
+    ],
+)
+def test_another_schedule_is_refused_and_nothing_touched(bench, saved, other, words) -> None:
+    first = bench.trainer("run", elbo=saved())
+    first.run()
+    second = bench.trainer("run", elbo=other(), pair_seed=3)
+    before = {name: weight.clone() for name, weight in second.objective.state_dict().items()}
+    with pytest.raises(ValueError, match=words):
+        second.resume()
+    assert second.step == 0
+    assert all(torch.equal(second.objective.state_dict()[name], weight) for name, weight in before.items())
