@@ -60,7 +60,7 @@ def main(args: Arguments) -> None:
     model, guide = (program.to(args.device) for program in experiment.programs())
     objective = VIMCO(num_particles=args.particles)(model, guide)
     optimizer = torch.optim.Adam(objective.parameters(), 1e-5, fused=True)
-    rows, units = args.particles * args.batch_size, experiment.hidden_size
+    rows, units = args.particles * args.batch_size, experiment.system.hidden_size
     left, right = torch.randn(rows, units, device=args.device), torch.randn(units, units, device=args.device)
     product = median(timed(lambda: [left @ right for _ in range(100)], args.repeats, args.device)) / 100
     count = sum(parameter.numel() for parameter in objective.parameters())

@@ -6,6 +6,7 @@
     python examples/moving_mnist.py                                       # scikit-learn's digits, minutes on a laptop
     python examples/moving_mnist.py --preset moving-mnist --out runs/mnist  # MNIST, published motion, 40 minutes
     python examples/moving_mnist.py --preset paper --out runs/paper       # the published recipe, days on a GPU
+    python examples/moving_mnist.py --preset conv-sqair-digits --out runs/conv     # another system of the paper
 
 A second run with the same --out continues where the first one stopped, or draws the pictures anew.
 """
@@ -13,13 +14,12 @@ A second run with the same --out continues where the first one stopped, or draws
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 import tyro
 
 from pyro_sqair.data import held_out
-from pyro_sqair.infer import VIMCO, check_sites
+from pyro_sqair.infer import check_sites
 from pyro_sqair.presets import preset
 from pyro_sqair.report import table, validate, write_report
 from pyro_sqair.training import Outcome, Trainer
@@ -29,8 +29,8 @@ from pyro_sqair.training import Outcome, Trainer
 class Arguments:
     """Command line."""
 
-    preset: Literal["embedded-digits", "moving-mnist", "paper"] = "embedded-digits"
-    """which experiment"""
+    preset: str = "embedded-digits"
+    """which experiment: embedded-digits, moving-mnist, paper, or {conv-sqair,air,vrnn,conv-vrnn}-{digits,mnist}"""
     out: Path = Path("runs/demo")
     """folder of the run: checkpoint, log, metrics and pictures"""
     device: str = "auto"
@@ -62,7 +62,7 @@ def main(args: Arguments) -> None:
     model, guide = (program.to(device) for program in experiment.programs())
     check_sites(model, guide, test.frames[:3, :32])
 
-    elbo = VIMCO(num_particles=config.num_particles)
+    elbo = experiment.estimator()  # VIMCO for all that know objects
     trainer = Trainer(
         model, guide, elbo, train, config, args.out, lambda _: validate(model, guide, few), experiment.identity()
     )
@@ -73,8 +73,7 @@ def main(args: Arguments) -> None:
     if trainer.run() is Outcome.INTERRUPTED:
         return print("the same command continues")
     print(f"evaluating {args.sequences} sequences and drawing; this takes a minute or two")
-    priced = experiment.object_costs is not None  # such a prior hardly ever draws an object of its own
-    print(table(write_report(trainer, model, guide, test, given_counts=priced)))
+    print(table(write_report(trainer, model, guide, test, given_counts=experiment.priced)))
     print(f"pictures: {args.out}/tracks.png, tracks.gif, prediction.png, samples.png, curves.png")
 
 

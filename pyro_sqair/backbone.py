@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pyro_sqair.convolutions import ConvolutionEncoder, ConvolutionStack
 from pyro_sqair.networks import MLP
-from pyro_sqair.scene import Objects, SceneConfig, no_objects
+from pyro_sqair.scene import Objects, SceneConfig
 from pyro_sqair.shapes import batch_shape
 
 
@@ -63,7 +63,7 @@ class VRNNState(NamedTuple):
     """What a VRNN hands from one frame to the next; ``*`` is ``[B]`` or ``[K, B]``.
 
     Attributes:
-        objects: none; VRNN knows no objects.
+        objects: none, in no slots; VRNN knows no objects.
         hidden: of the LSTM, shape ``[*, J]``.
         cell: of the LSTM, shape ``[*, J]``.
         seen: psi_x(x_t), the features of the last image, shape ``[*, H]``.
@@ -103,7 +103,10 @@ class VRNNBackbone(nn.Module):
     def init(self, batch: int, like: Tensor) -> VRNNState:
         """The state before the first frame: nothing seen, nothing thought."""
         nothing = like.new_zeros(batch, self.lstm.hidden_size)
-        return VRNNState(no_objects(batch, self.scene, like), nothing, nothing, nothing, nothing)
+        nobody = like.new_zeros(batch, 0)
+        ids = torch.zeros(batch, 0, dtype=torch.int64, device=like.device)
+        objects = Objects(nobody, nobody.unsqueeze(-1).expand(-1, -1, 4), nobody.unsqueeze(-1), ids)
+        return VRNNState(objects, nothing, nothing, nothing, nothing)
 
     def forward(self, state: VRNNState) -> tuple[Tensor, Tensor]:
         """One step of the LSTM: the hidden state, which is o_t, and the cell, each of shape ``[*, J]``."""

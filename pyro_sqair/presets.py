@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import torch
+from pyro.infer import ELBO
 
 from pyro_sqair.data import (
     DigitImages,
@@ -26,10 +27,9 @@ from pyro_sqair.data import (
     open_sequences,
     published_motion,
 )
-from pyro_sqair.guides import SQAIRGuide
-from pyro_sqair.models import SQAIR, FixedCount, mlp_renderer
-from pyro_sqair.networks import SetEncoder
+from pyro_sqair.program import Program
 from pyro_sqair.scene import SceneConfig
+from pyro_sqair.systems import SYSTEMS, SQAIRSystem, System
 from pyro_sqair.training import TrainingConfig, published
 
 
@@ -104,32 +104,24 @@ class Preset:
         name: what it is called on the command line.
         videos: what to learn from, and to be tested on.
         scene: sizes of images, glimpses and latents.
-        hidden_size: units of every network.
-        decoder_size: units of the glimpse decoder; None for ``hidden_size``.
-        output_scale: where the learned scale of the decoder's output starts.
-        object_costs: nats an object costs in the first frame and in later ones (a fixed count prior); None for the
-            paper's learned count prior.
+        system: which model and guide.
         training: how to train.
     """
 
     name: str
     videos: Videos
     scene: SceneConfig
-    hidden_size: int
-    decoder_size: int | None = None
-    output_scale: float = 0.25
-    object_costs: tuple[float, float] | None = None
+    system: System
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    @property
+    def priced(self) -> bool:
+        """Whether the prior of the number of objects is a price and not a belief; then it hardly ever draws any."""
+        return getattr(self.system, "object_costs", None) is not None
 
     def identity(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be of this model."""
-        return {
-            "program": "sqair",
-            "scene": asdict(self.scene),
-            "hidden_size": self.hidden_size,
-            "decoder_size": self.decoder_size,
-            "object_costs": self.object_costs,
-        }
+        return {"program": self.system.name, "scene": asdict(self.scene)} | self.system.settings()
 
     def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> Source:
         """The sequences of a split.
@@ -141,13 +133,13 @@ class Preset:
         """
         return self.videos.source(split, device, mnist)
 
-    def programs(self) -> tuple[SQAIR, SQAIRGuide]:
-        """A model and its guide with fresh weights; they share the encoder of propagated objects."""
-        encoder = SetEncoder(self.scene.what_dim, self.hidden_size)
-        count = None if self.object_costs is None else FixedCount(*self.object_costs)
-        renderer = mlp_renderer(self.scene, self.decoder_size or self.hidden_size, self.output_scale)
-        model = SQAIR.build(self.scene, self.hidden_size, encoder, count, renderer)
-        return model, SQAIRGuide.build(self.scene, self.hidden_size, encoder)
+    def programs(self) -> tuple[Program, Program]:
+        """A model and its guide with fresh weights."""
+        return self.system.programs(self.scene)
+
+    def estimator(self) -> ELBO:
+        """What to train them with."""
+        return self.system.estimator(self.training.num_particles)
 
 
 def embedded_digits_preset() -> Preset:
@@ -156,8 +148,7 @@ def embedded_digits_preset() -> Preset:
         name="embedded-digits",
         videos=DigitVideos("embedded", gentle_motion()),
         scene=SceneConfig(num_slots=2, what_dim=16),
-        hidden_size=128,
-        object_costs=(5.0, 10.0),
+        system=SQAIRSystem(hidden_size=128, object_costs=(5.0, 10.0)),
         training=TrainingConfig(steps=2800, curriculum=((3, 0.75), (6, 0.25)), ema_decay=0.998, validate_every=300),
     )
 
@@ -168,9 +159,7 @@ def moving_mnist_preset() -> Preset:
         name="moving-mnist",
         videos=DigitVideos("mnist", published_motion()),
         scene=SceneConfig(num_slots=3, what_dim=32),
-        hidden_size=128,
-        decoder_size=256,
-        output_scale=1.0,
+        system=SQAIRSystem(hidden_size=128, decoder_size=256, output_scale=1.0),
         training=TrainingConfig(
             steps=7700,
             curriculum=((3, 0.20), (4, 0.10), (6, 0.25), (10, 0.45)),
@@ -185,7 +174,7 @@ def paper_preset() -> Preset:
         name="paper",
         videos=DigitVideos("mnist", published_motion()),
         scene=SceneConfig(num_slots=3, what_dim=50),
-        hidden_size=256,
+        system=SQAIRSystem(hidden_size=256),
         training=published(),
     )
 
@@ -197,8 +186,9 @@ def file_preset(
     what_dim: int = 32,
     hidden_size: int = 128,
     object_costs: tuple[float, float] | None = None,
+    system: str = "sqair",
 ) -> Preset:
-    """SQAIR on sequences from a file: sizes are the file's, the recipe is that of moving MNIST.
+    """A system on sequences from a file: sizes are the file's, the recipe is that of moving MNIST.
 
     Args:
         videos: the files.
@@ -207,12 +197,16 @@ def file_preset(
         glimpse_size: (h, w) in pixels; about as large as an object.
         what_dim: the dimension D of ``what``.
         hidden_size: units of every network.
-        object_costs: see :class:`Preset`.
+        object_costs: see :class:`~pyro_sqair.systems.SQAIRSystem`.
+        system: a name among :data:`~pyro_sqair.systems.SYSTEMS`.
 
     Raises:
         FileNotFoundError: if a file is missing.
         ValueError: if a file is damaged, or the two are of different sizes.
     """
+    if system not in SYSTEMS:
+        raise ValueError(f"expected a system among {sorted(SYSTEMS)}, got {system!r}")
+    sqair = SQAIRSystem(hidden_size, decoder_size=256, output_scale=1.0, object_costs=object_costs)
     train, test = videos.source("train"), videos.source("test")
     if (train.image_size, train.channels) != (test.image_size, test.channels):
         raise ValueError(
@@ -234,19 +228,38 @@ def file_preset(
         name=videos.train.stem,
         videos=videos,
         scene=scene,
-        hidden_size=hidden_size,
-        decoder_size=256,
-        output_scale=1.0,
-        object_costs=object_costs,
+        system=SYSTEMS[system](sqair, glimpse_size),
         training=TrainingConfig(steps=5600, curriculum=tuple(shares.items()), ema_decay=0.998),
     )
 
+
+def _with_system(preset: Callable[[], Preset], system: str, name: str) -> Callable[[], Preset]:
+    """The same experiment with another system."""
+
+    def made() -> Preset:
+        base = preset()
+        assert isinstance(base.system, SQAIRSystem)
+        return replace(base, name=name, system=SYSTEMS[system](base.system, base.scene.glimpse_size))
+
+    return made
+
+
+_SYSTEMS_OF_THE_PAPER = ("conv-sqair", "air", "vrnn", "conv-vrnn")
 
 PRESETS: dict[str, Callable[[], Preset]] = {
     "embedded-digits": embedded_digits_preset,
     "moving-mnist": moving_mnist_preset,
     "paper": paper_preset,
+    **{
+        name: _with_system(base, system, name)
+        for system in _SYSTEMS_OF_THE_PAPER
+        for base, name in (
+            (embedded_digits_preset, f"{system}-digits"),
+            (moving_mnist_preset, f"{system}-mnist"),
+        )
+    },
 }
+"""Every experiment on moving digits by name: SQAIR's, and those of the other systems of its paper."""
 
 
 def preset(name: str) -> Preset:

@@ -41,16 +41,16 @@ def validate(model: Program, guide: Program, test: Sequences) -> dict[str, float
     likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=(5,), chunk_sequences=128)
     metrics = {"bound": likelihood.iwae[5].per_frame}
     objects = infer_objects(guide, test.frames)
-    if not counted(test):
+    if not judgeable(objects, test):
         return metrics | {"objects": objects.pres.sum(-1).mean().item()}
     metrics["count_accuracy"] = count_accuracy(objects.pres, test.count).overall
     kept = id_stability(objects, test.count).fraction
     return metrics if kept is None else metrics | {"ids_kept": kept}
 
 
-def counted(test: Sequences) -> bool:
-    """Whether anybody has counted the objects; a recording without ground truth says -1."""
-    return bool((test.count >= 0).all())
+def judgeable(objects: Objects, test: Sequences) -> bool:
+    """Whether the program knows objects, and somebody has counted them: a recording without ground truth says -1."""
+    return objects.pres.shape[-1] > 0 and bool((test.count >= 0).all())
 
 
 def evaluate(
@@ -73,7 +73,7 @@ def evaluate(
         "frames": test.frames.shape[0],
         "objects_per_frame": objects.pres.sum(-1).mean().item(),
         "discoveries_per_frame": discoveries_per_frame(objects),
-        **(_judged(objects, test) if counted(test) else {}),
+        **(_judged(objects, test) if judgeable(objects, test) else {}),
         **likelihood.summary(),
     }
 
@@ -153,7 +153,7 @@ def write_report(
 
 def table(metrics: Mapping[str, Any]) -> str:
     """The figures of :func:`write_report` as a small table for a terminal."""
-    rows = [("objects", f"{metrics['objects_per_frame']:.2f} a frame; how many there are nobody has counted")]
+    rows = [("objects", f"{metrics['objects_per_frame']:.2f} a frame found; nobody can say if that is right")]
     if "count_accuracy" in metrics:
         counts = metrics["count_accuracy_per_frame"]
         judged = f"of the {metrics['ids_kept_of_sequences']} sequences with objects, all counted right"

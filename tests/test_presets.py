@@ -9,9 +9,11 @@ import json
 import pytest
 import torch
 
+from pyro_sqair.convolutions import ConvolutionConfig
 from pyro_sqair.infer import check_sites
 from pyro_sqair.models import CategoricalCount, FixedCount
 from pyro_sqair.presets import PRESETS, preset
+from pyro_sqair.systems import AIRSystem, Interaction, SQAIRSystem, VRNNSystem
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -22,17 +24,21 @@ class TestEveryPreset:
         scene = chosen.scene
         assert chosen.name == name
         assert model.scene == guide.scene == scene
-        assert guide.discovery.encoder is model.discovery_prior.encoder
+        if chosen.system.name == "sqair":
+            assert guide.discovery.encoder is model.discovery_prior.encoder
         check_sites(model, guide, torch.rand(2, 1, scene.channels, *scene.image_size))
 
     def test_count_prior(self, name):
         chosen = preset(name)
+        if chosen.system.name != "sqair":
+            return
         count = chosen.programs()[0].discovery_prior.count
-        if chosen.object_costs is None:
-            assert isinstance(count, CategoricalCount)
-        else:
+        assert chosen.priced == (chosen.system.object_costs is not None)
+        if chosen.priced:
             assert isinstance(count, FixedCount)
-            assert count.costs == chosen.object_costs
+            assert count.costs == chosen.system.object_costs
+        else:
+            assert isinstance(count, CategoricalCount)
 
     def test_identity_is_json(self, name):
         identity = preset(name).identity()
@@ -46,20 +52,25 @@ class TestEveryPreset:
 
 def test_identity_tells_models_apart():
     base = preset("embedded-digits")
-    changes = [
-        {"hidden_size": 64},
-        {"decoder_size": 64},
-        {"object_costs": None},
-        {"scene": dataclasses.replace(base.scene, num_slots=3)},
+    systems = [
+        dataclasses.replace(base.system, **change)
+        for change in (
+            {"hidden_size": 64},
+            {"decoder_size": 64},
+            {"object_costs": None},
+            {"convolutions": ConvolutionConfig()},
+            {"relations": Interaction()},
+        )
     ]
-    for change in changes:
+    changes = [{"system": system} for system in [*systems, AIRSystem(128), VRNNSystem()]]
+    for change in [*changes, {"scene": dataclasses.replace(base.scene, num_slots=3)}]:
         assert dataclasses.replace(base, **change).identity() != base.identity(), change
     assert dataclasses.replace(base, name="other").identity() == base.identity()
 
 
 def test_decoder_of_its_own_size():
-    chosen = dataclasses.replace(preset("embedded-digits"), hidden_size=8, decoder_size=24, output_scale=0.5)
-    model, guide = chosen.programs()
+    system = SQAIRSystem(hidden_size=8, decoder_size=24, output_scale=0.5)
+    model, guide = system.programs(preset("embedded-digits").scene)
     assert model.renderer.decoder[0].out_features == 24
     assert model.renderer.scale == 0.5
     assert guide.discovery.where[0].out_features == 8

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
 
 from pyro_sqair.data import RNEMDataset, SequenceDataset
-from pyro_sqair.infer import VIMCO, check_sites
+from pyro_sqair.infer import check_sites
 from pyro_sqair.presets import FileVideos, Preset, file_preset
 from pyro_sqair.report import table, validate, write_report
 from pyro_sqair.training import Outcome, Trainer
@@ -21,7 +22,7 @@ from pyro_sqair.training import Outcome, Trainer
 
 @dataclass
 class Train:
-    """Trains SQAIR on a file of sequences, then evaluates it on another and draws what it found.
+    """Trains SQAIR, or another system, on a file of sequences, then evaluates it on another and draws what it found.
 
     The same command continues a run that was interrupted, and draws the pictures of a finished one anew.
     """
@@ -40,6 +41,8 @@ class Train:
     """size of the appearance latent of an object"""
     hidden: int = 128
     """units of every network"""
+    system: Literal["sqair", "conv-sqair", "r-sqair-in", "r-sqair-rmc", "air", "vrnn", "conv-vrnn"] = "sqair"
+    """which model and guide"""
     object_costs: tuple[float, float] | None = None
     """nats an object costs in the first frame and in later ones; by default the count prior is learned"""
     steps: int = 5600
@@ -71,7 +74,7 @@ class Train:
         trainer = Trainer(
             model,
             guide,
-            VIMCO(num_particles=config.num_particles),
+            experiment.estimator(),
             train,
             config,
             self.out,
@@ -85,13 +88,13 @@ class Train:
         if trainer.run() is Outcome.INTERRUPTED:
             return print("the same command continues")
         print(f"evaluating {test.frames.shape[1]} sequences and drawing; this takes a minute or two")
-        priced = experiment.object_costs is not None
-        print(table(write_report(trainer, model, guide, test, given_counts=priced)))
+        print(table(write_report(trainer, model, guide, test, given_counts=experiment.priced)))
         print(f"pictures: {self.out}/tracks.png, tracks.gif, prediction.png, samples.png, curves.png")
 
     def experiment(self) -> Preset:
         """The experiment that the arguments describe."""
         videos = FileVideos(self.train, self.test, self.in_memory)
-        base = file_preset(videos, self.slots, self.glimpse, self.what_dim, self.hidden, self.object_costs)
+        sizes = self.slots, self.glimpse, self.what_dim, self.hidden
+        base = file_preset(videos, *sizes, self.object_costs, self.system)
         training = dataclasses.replace(base.training, steps=self.steps, seed=self.seed)
         return dataclasses.replace(base, training=training)

@@ -53,7 +53,7 @@ def test_without_ground_truth_nothing_is_judged(tmp_path: Path, capsys: pytest.C
         with SequenceWriter(tmp_path / name, num_frames=5, image_size=(50, 50), max_objects=1) as writer:
             writer.append(unknown)
     assert main(["train", str(tmp_path / "film.h5"), "--out", str(tmp_path / "run"), *SMALL]) == 0
-    assert "nobody has counted" in capsys.readouterr().out
+    assert "nobody can say" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "objects_per_frame" in metrics and "count_accuracy" not in metrics
     assert file_preset(FileVideos(tmp_path / "film.h5")).scene.num_slots == 4
