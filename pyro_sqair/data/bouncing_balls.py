@@ -1,0 +1,279 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""Videos of balls that collide (van Steenkiste et al. 2018; R-SQAIR, Stanić and Schmidhuber 2019), on the fly."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pyro_sqair.data.ball_rendering import footprint_side, footprints, paint
+from pyro_sqair.data.collisions import Motion, pairs, simulate
+from pyro_sqair.data.pixels import from_uint8
+from pyro_sqair.data.sequences import Physics, Sequences
+
+_MAX_REDRAWS = 1000
+# Tries in a redraw: few redraws for a few balls, little memory for many.
+_TRIES = 32
+_PAIRS = 1024
+# What is tried at construction, on the worst case: finding room there in a tenth of the redraws leaves next to no
+# chance that a later draw finds none.
+_TRIALS = 64
+
+# Frames drawn at a time: enough to fill the machine, few enough for what is between to stay in its cache.
+_BLOCK = 256
+
+_WHITE = ((1.0,),)
+_PALETTE = (
+    (0.90, 0.10, 0.10),
+    (0.10, 0.75, 0.20),
+    (0.20, 0.35, 1.00),
+    (1.00, 0.85, 0.10),
+    (0.85, 0.25, 0.90),
+    (0.10, 0.85, 0.90),
+    (1.00, 0.55, 0.10),
+    (0.95, 0.95, 0.95),
+)
+
+
+@dataclass(frozen=True)
+class BallsConfig:
+    """How many balls there are, what they are like and what of them is seen. Distances in pixels, time in frames.
+
+    The two kinds of ball are those of van Steenkiste et al. (2018, Appendix): one six times heavier and 1.25 times
+    larger in radius than the other. They give no radius in pixels: here both kinds are small enough for the 7 px
+    between the crop and the wall, where a ball is out of sight. The speed is that of the generator they build on
+    (Sutskever et al. 2008), half a unit for all balls together in a box of 10, at 4 balls and 64 pixels.
+
+    Attributes:
+        box: side of the square box that the balls move in.
+        crop: side of the central square that is the frame, so that balls leave and return; None shows the whole box.
+        min_balls: fewest balls in a sequence.
+        max_balls: most balls in a sequence; every number from `min_balls` to here is equally likely.
+        radii: of each kind of ball; every ball is of any kind with equal probability, and the kind is its label.
+        masses: of each kind.
+        speed: root mean square over the balls of a sequence. Velocities are uniform on that sphere of 2 dimensions a
+            ball: any direction, and as many slow balls and fast ones as a gas of equal masses has.
+        colours: each of 1 channel (grey) or 3 (red, green, blue), in [0, 1]. The balls of a sequence take different
+            ones in random order, and share where there are more balls than colours.
+        curtain_width: of an upright strip as high as the frame, at a place that is drawn anew for every sequence, which
+            hides the balls behind it; 0 for none.
+        curtain_brightness: grey of that strip in [0, 1]; at 0 the curtain itself cannot be seen.
+    """
+
+    box: int = 64
+    crop: int | None = 50
+    min_balls: int = 4
+    max_balls: int = 4
+    radii: tuple[float, ...] = (2.4, 3.0)
+    masses: tuple[float, ...] = (1.0, 6.0)
+    speed: float = 1.6
+    colours: tuple[tuple[float, ...], ...] = _WHITE
+    curtain_width: int = 0
+    curtain_brightness: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.box < 1 or (self.crop is not None and not 1 <= self.crop <= self.box):
+            raise ValueError(f"expected box >= 1 and crop None or from 1 to box, got {self.box} and {self.crop}")
+        if not 0 <= self.min_balls <= self.max_balls or self.max_balls < 1:
+            raise ValueError(
+                f"expected 0 <= min_balls <= max_balls and max_balls >= 1, got {self.min_balls} and {self.max_balls}"
+            )
+        if not self.radii or len(self.radii) != len(self.masses):
+            raise ValueError(f"expected a radius and a mass for each kind, got {self.radii} and {self.masses}")
+        if not all(0.0 < 2.0 * radius < self.box for radius in self.radii):
+            raise ValueError(f"expected positive radii below half the box of {self.box} px, got {self.radii}")
+        # No packing of equal discs is denser than pi / sqrt(12).
+        if self.max_balls * max(self.radii) ** 2 > self.box**2 / math.sqrt(12):
+            raise ValueError(
+                f"expected balls that fit into the box of {self.box} px, got max_balls={self.max_balls} of radius up "
+                f"to {max(self.radii)}"
+            )
+        if not all(0.0 < mass < math.inf for mass in self.masses):
+            raise ValueError(f"expected finite, positive masses, got {self.masses}")
+        if not 0.0 <= self.speed < math.inf:
+            raise ValueError(f"expected a finite speed of at least 0, got {self.speed}")
+        if {len(colour) for colour in self.colours} not in ({1}, {3}):
+            raise ValueError(f"expected colours that all have 1 channel or all have 3, got {self.colours}")
+        if not all(0.0 <= value <= 1.0 for colour in self.colours for value in colour):
+            raise ValueError(f"expected colours within [0, 1], got {self.colours}")
+        if not 0 <= self.curtain_width <= self.frame:
+            raise ValueError(f"expected curtain_width from 0 to {self.frame}, the frame, got {self.curtain_width}")
+        if not 0.0 <= self.curtain_brightness <= 1.0:
+            raise ValueError(f"expected curtain_brightness within [0, 1], got {self.curtain_brightness}")
+
+    @property
+    def frame(self) -> int:
+        """Side of the square frame."""
+        return self.box if self.crop is None else self.crop
+
+
+def four_balls() -> BallsConfig:
+    """Four balls of two masses, as R-SQAIR and R-NEM train on."""
+    return BallsConfig()
+
+
+def six_to_eight_balls() -> BallsConfig:
+    """Six to eight of the same balls: what a model trained on four should carry over to."""
+    return BallsConfig(min_balls=6, max_balls=8)
+
+
+def coloured_balls() -> BallsConfig:
+    """Four balls of two masses in different colours."""
+    return BallsConfig(colours=_PALETTE)
+
+
+def curtained_balls() -> BallsConfig:
+    """Three equal balls, and a black curtain that hides a third of the frame."""
+    return BallsConfig(min_balls=3, max_balls=3, radii=(3.0,), masses=(1.0,), curtain_width=17)
+
+
+class BouncingBalls:
+    """An endless source of bouncing-ball videos, drawn on `device`.
+
+    Args:
+        config: the balls and how they are shown.
+        device: where sequences are made, and where generators must live.
+
+    Raises:
+        ValueError: if `max_balls` of the largest kind do not find room side by side.
+    """
+
+    def __init__(self, config: BallsConfig, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        self._radii, self._masses = (
+            torch.tensor(values, dtype=torch.float64, device=self.device) for values in (config.radii, config.masses)
+        )
+        self._colours = torch.tensor(config.colours, device=self.device)
+        largest = self._radii.max().expand(_TRIALS, config.max_balls)
+        present = torch.ones_like(largest, dtype=torch.bool)
+        self._place(largest, present, _MAX_REDRAWS // 10, torch.Generator(self.device).manual_seed(0))
+
+    def sample(self, batch: int, length: int, generator: torch.Generator) -> Sequences:
+        """Draws `batch` sequences of `length` frames, with `physics`.
+
+        The same generator state gives the same sequences; fewer frames give the beginning of the longer ones.
+        `count` and `present` say which balls the sequence has, also while one is outside the frame or hidden.
+        Positions and boxes are those of the discs in the frame, whose top-left corner is (0, 0).
+
+        A collision of two balls belongs to the first frame that shows its outcome: the one after it, or at that very
+        time. `events` says that there is one, in the frame or outside; `collisions` has the pixels of the two balls
+        as drawn without a curtain, soft edge included. Walls do not count.
+
+        Raises:
+            ValueError: if `batch` or `length` is below 1, or the generator is on another device.
+        """
+        if batch < 1 or length < 1:
+            raise ValueError(f"expected batch and length of at least 1, got {batch} and {length}")
+        if generator.device.type != self.device.type:
+            raise ValueError(f"expected a generator on {self.device}, got one on {generator.device}")
+        config = self.config
+        count = torch.randint(config.min_balls, config.max_balls + 1, (batch,), generator=generator, device=self.device)
+        slots = torch.arange(config.max_balls, device=self.device)
+        present = slots < count[:, None]
+        kind = torch.randint(len(config.radii), present.shape, generator=generator, device=self.device)
+        radii = self._radii[kind]
+        start = self._place(radii, present, _MAX_REDRAWS, generator)
+        velocities = self._velocities(present, generator)
+        colours = self._colours[self._shuffled(batch, generator)[:, slots % len(self._colours)]]
+        hidden = self._curtain(batch, generator)
+
+        motion = simulate(start, velocities, radii, self._masses[kind], present, config.box, length)
+        centres = motion.positions - (config.box - config.frame) // 2
+        frames, collisions = self._draw(motion._replace(positions=centres), radii, present, colours, hidden)
+
+        size = (2.0 * radii)[..., None].expand(batch, config.max_balls, 2)
+        boxes = torch.cat([centres - radii[..., None], size.expand_as(centres)], -1)
+        there = present[..., None]
+        return Sequences(
+            frames=frames,
+            count=count.repeat(length, 1),
+            present=present.repeat(length, 1, 1),
+            boxes=torch.where(there, boxes, 0.0).float(),
+            ids=torch.where(present, slots, -1).repeat(length, 1, 1),
+            labels=torch.where(present, kind, -1),
+            physics=Physics(
+                positions=torch.where(there, centres, 0.0).float(),
+                velocities=torch.where(there, motion.velocities, 0.0).float(),
+                collisions=collisions,
+                events=motion.colliding.any(-1),
+            ),
+        )
+
+    def _place(self, radii: Tensor, present: Tensor, redraws: int, generator: torch.Generator) -> Tensor:
+        """Centres [B, M, 2] in the box, uniform over all places where no two balls overlap.
+
+        Everything is drawn again where anything overlaps: that, and only that, is uniform. With equal masses it also
+        is what the motion leaves as it is, so that no frame differs from another in distribution.
+        """
+        batch, balls = radii.shape
+        first, second = pairs(balls, self.device)
+        reach = radii[:, first] + radii[:, second]
+        matters = present[:, first] & present[:, second]
+        centres = torch.zeros(batch, balls, 2, dtype=torch.float64, device=self.device)
+        pending = torch.arange(batch, device=self.device)
+        together = max(1, min(_TRIES, _PAIRS // max(1, len(first))))
+        for _ in range(redraws):
+            radius = radii[pending][:, None, :, None]
+            uniform = torch.rand(
+                len(pending), together, balls, 2, dtype=torch.float64, generator=generator, device=self.device
+            )
+            tries = radius + uniform * (self.config.box - 2.0 * radius)
+            apart = (tries[:, :, first] - tries[:, :, second]).square().sum(-1) > reach[pending][:, None].square()
+            free = (apart | ~matters[pending][:, None]).all(-1)
+            chosen = free.int().argmax(-1)
+            centres[pending] = tries[torch.arange(len(pending), device=self.device), chosen]
+            pending = pending[~free.any(-1)]
+            if len(pending) == 0:
+                return centres
+        raise ValueError(
+            f"expected balls that find room side by side, got max_balls={balls} of radius up to "
+            f"{max(self.config.radii)} in a box of {self.config.box} px, where {redraws * together} draws found none"
+        )
+
+    def _velocities(self, present: Tensor, generator: torch.Generator) -> Tensor:
+        """Velocities [B, M, 2], whose mean square over the balls of a sequence is the square of the speed."""
+        normal = torch.randn(*present.shape, 2, dtype=torch.float64, generator=generator, device=self.device)
+        normal = torch.where(present[..., None], normal, 0.0)
+        square = normal.square().sum((-1, -2)) / present.sum(-1)
+        velocities = normal * (self.config.speed / square.sqrt())[:, None, None]
+        return torch.where(present[..., None], velocities, 0.0)
+
+    def _shuffled(self, batch: int, generator: torch.Generator) -> Tensor:
+        """The indices of all colours in random order, int64 [B, colours]."""
+        return torch.rand(batch, len(self._colours), generator=generator, device=self.device).argsort(-1)
+
+    def _curtain(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Which columns of the frame are hidden, bool [B, W]."""
+        width, frame = self.config.curtain_width, self.config.frame
+        left = torch.randint(frame - width + 1, (batch, 1), generator=generator, device=self.device)
+        columns = torch.arange(frame, device=self.device)
+        return (columns >= left) & (columns < left + width)
+
+    def _draw(
+        self, motion: Motion, radii: Tensor, present: Tensor, colours: Tensor, hidden: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Frames [T, B, C, H, W], and the pixels [T, B, H, W] of balls that collide."""
+        shape, size = motion.positions.shape[:2], self.config.frame
+        brightness = torch.where(present[..., None], colours, 0.0)
+        radii, brightness, hidden = (z.repeat(shape[0], *[1] * (z.dim() - 1)) for z in (radii, brightness, hidden))
+        centres, colliding = motion.positions.flatten(0, 1), motion.colliding.flatten(0, 1).float()
+        curtain = round(255 * self.config.curtain_brightness)
+        side = footprint_side(max(self.config.radii))
+
+        frames = torch.empty(len(centres), colours.shape[-1], size, size, device=self.device)
+        collisions = torch.empty(len(centres), size, size, dtype=torch.bool, device=self.device)
+        for start in range(0, len(centres), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            discs = footprints(centres[block], radii[block], side, size)
+            for channel, bright in zip(frames[block].unbind(1), brightness[block].unbind(-1), strict=True):
+                pixels = paint(discs, bright, size)
+                if self.config.curtain_width:
+                    pixels = pixels.masked_fill(hidden[block, None], curtain)
+                channel.copy_(from_uint8(pixels))
+            torch.gt(paint(discs, colliding[block], size), 0, out=collisions[block])
+        return frames.unflatten(0, shape), collisions.unflatten(0, shape)

@@ -1,0 +1,281 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""Videos of bouncing balls: what they show, what is known about them, and how they are drawn."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from pyro_sqair.data import (
+    BallsConfig,
+    BouncingBalls,
+    SequenceDataset,
+    bouncing_balls,
+    coloured_balls,
+    curtained_balls,
+    four_balls,
+    held_out,
+    six_to_eight_balls,
+    to_uint8,
+    write_sequences,
+)
+
+VARIED = BallsConfig(min_balls=0, max_balls=5, speed=6.0, colours=((0.2, 0.9, 0.5), (1.0, 0.0, 0.3)), curtain_width=9)
+CONFIGS = pytest.mark.parametrize(
+    "config",
+    [four_balls(), six_to_eight_balls(), coloured_balls(), curtained_balls(), VARIED],
+    ids=["four", "six-to-eight", "coloured", "curtained", "varied"],
+)
+
+
+def seeded(seed, device="cpu"):
+    return torch.Generator(device).manual_seed(seed)
+
+
+def sample(config, batch=8, length=6, seed=0, device="cpu"):
+    return BouncingBalls(config, device).sample(batch, length, seeded(seed, device)).to("cpu")
+
+
+def coverage(x, y, radius, size):
+    """How much of each pixel a disc takes, [size, size]."""
+    centres = torch.arange(size, dtype=torch.float64) + 0.5
+    distance = ((centres - x).square() + (centres - y).square()[:, None]).sqrt()
+    return (radius - distance + 0.5).clamp(0.0, 1.0)
+
+
+@CONFIGS
+def test_every_field_has_its_form_and_is_blank_where_a_ball_is_absent(config, device):
+    data = sample(config, device=device)
+    m, size, channels = config.max_balls, config.frame, len(config.colours[0])
+    assert data.frames.shape == (6, 8, channels, size, size) and data.frames.dtype == torch.float32
+    assert data.count.shape == (6, 8) and data.count.dtype == data.ids.dtype == data.labels.dtype == torch.int64
+    assert data.present.shape == data.ids.shape == (6, 8, m) and data.present.dtype == torch.bool
+    assert data.boxes.shape == (6, 8, m, 4) and data.boxes.dtype == torch.float32
+    assert data.labels.shape == (8, m)
+    positions, velocities, collisions, events = data.physics
+    assert positions.shape == velocities.shape == (6, 8, m, 2)
+    assert positions.dtype == velocities.dtype == torch.float32
+    assert collisions.shape == (6, 8, size, size) and events.shape == (6, 8)
+    assert collisions.dtype == events.dtype == torch.bool
+
+    assert torch.equal(data.present.sum(-1), data.count) and (data.present == data.present[:1]).all()
+    absent = ~data.present
+    assert (data.ids[absent] == -1).all() and (data.labels[absent[0]] == -1).all()
+    for field in (data.boxes, positions, velocities):
+        assert (field[absent] == 0).all() and (field[~absent] != 0).any()
+    slots = torch.arange(m).expand_as(data.ids)
+    assert torch.equal(data.ids[~absent], slots[~absent])
+    to_uint8(data.frames)  # refuses what does not lie on the grid k/255
+
+
+@CONFIGS
+def test_boxes_are_those_of_discs_of_the_kind(config):
+    data = sample(config)
+    radii = torch.tensor(config.radii)[data.labels.clamp(min=0)].expand(data.present.shape)
+    left_top, size = data.boxes[data.present].split(2, -1)
+    torch.testing.assert_close(size, 2 * radii[data.present][:, None].expand_as(size))
+    torch.testing.assert_close(left_top + size / 2, data.physics.positions[data.present], atol=1e-5, rtol=0)
+    offset = (config.box - config.frame) // 2
+    assert (left_top > -offset - 1e-4).all() and (left_top + size < config.frame + offset + 1e-4).all()
+
+
+@pytest.mark.parametrize("config", [four_balls(), dataclasses.replace(six_to_eight_balls(), crop=None)])
+def test_frames_show_discs_where_the_balls_are(config):
+    data = sample(config, batch=5)
+    radii = torch.tensor(config.radii)
+    for t in range(6):
+        for b in range(5):
+            discs = [
+                coverage(*data.physics.positions[t, b, m].tolist(), radii[data.labels[b, m]], config.frame)
+                for m in range(int(data.count[t, b]))
+            ]
+            # Positions are known in float32: half a step of rounding, and a little.
+            assert (255 * (data.frames[t, b, 0] - torch.stack(discs).amax(0))).abs().max() < 0.51
+
+
+@CONFIGS
+def test_collisions_are_the_pixels_of_the_discs_that_collide(config, device, monkeypatch):
+    seen = []
+
+    def spy(*arguments):
+        seen.append((arguments, simulate(*arguments)))
+        return seen[0][1]
+
+    simulate = bouncing_balls.simulate
+    monkeypatch.setattr(bouncing_balls, "simulate", spy)
+    fast = dataclasses.replace(config, speed=8.0)
+    data = sample(fast, batch=24, device=device)
+    # Construction places balls, and moves none.
+    ((_, _, radii, *_), motion), *more = seen
+    assert not more and motion.colliding.sum() > 8
+    assert torch.equal(data.physics.events, motion.colliding.any(-1).cpu())
+    offset = (fast.box - fast.frame) // 2
+    for t in range(6):
+        for b in range(24):
+            expected = torch.zeros(fast.frame, fast.frame, dtype=torch.bool)
+            for m in motion.colliding[t, b].nonzero()[:, 0].tolist():
+                x, y = (motion.positions[t, b, m] - offset).tolist()
+                expected |= 255 * coverage(x, y, radii[b, m].item(), fast.frame) >= 0.5
+            assert (expected != data.physics.collisions[t, b]).sum() <= 1  # one may hang on float32
+    assert (data.physics.collisions.flatten(2).any(-1) <= data.physics.events).all()
+
+
+def test_the_first_frame_has_no_collision_and_the_frame_after_one_shows_new_velocities():
+    config = BallsConfig(radii=(6.0,), masses=(1.0,), speed=3.0, crop=None)
+    data = sample(config, batch=64, length=30)
+    events, velocities = data.physics.events, data.physics.velocities
+    assert not events[0].any() and events.any()
+    changed = (velocities[1:].abs() - velocities[:-1].abs()).abs().amax((-1, -2)) > 1e-5
+    assert (changed <= events[1:]).all()  # walls keep the absolute values
+    assert changed.sum() >= 0.98 * events.sum()
+
+
+def test_the_crop_is_the_middle_of_the_whole_box_and_balls_leave_and_return():
+    whole = sample(dataclasses.replace(four_balls(), crop=None), 40, 60)
+    data = sample(four_balls(), 40, 60)
+    assert torch.equal(data.frames, whole.frames[..., 7:57, 7:57])
+    assert torch.equal(data.physics.collisions, whole.physics.collisions[..., 7:57, 7:57])
+    assert torch.equal(data.physics.events, whole.physics.events)
+    torch.testing.assert_close(data.boxes[..., :2] + 7, whole.boxes[..., :2], atol=1e-5, rtol=0)
+    low, high = data.boxes[..., :2], data.boxes[..., :2] + data.boxes[..., 2:]
+    outside = ((high < 0) | (low > 50)).any(-1)
+    left = outside[1:] & ~outside[:-1]
+    returned = ~outside[1:] & outside[:-1]
+    assert all((left[:, data.labels == kind].sum() > 5) for kind in (0, 1))
+    assert all((returned[:, data.labels == kind].sum() > 5) for kind in (0, 1))
+
+
+def test_colours_differ_within_a_sequence_and_are_shown_as_given():
+    config = coloured_balls()
+    data = sample(dataclasses.replace(config, crop=None), 30, 1)
+    palette = torch.tensor(config.colours)
+    seen = []
+    for b in range(30):
+        columns, rows = data.physics.positions[0, b].long().unbind(-1)
+        shown = data.frames[0, b][:, rows, columns].T
+        distance = (shown[:, None] - palette).abs().amax(-1)
+        assert (distance.amin(-1) <= 0.5 / 255 + 1e-6).all()
+        assert len(distance.argmin(-1).unique()) == 4
+        seen += distance.argmin(-1).tolist()
+    assert set(seen) == set(range(len(palette)))
+
+
+def test_more_balls_than_colours_share_them_evenly():
+    config = BallsConfig(min_balls=5, max_balls=5, colours=((0.4,), (0.8,)), crop=None)
+    data = sample(config, 20, 1)
+    columns, rows = data.physics.positions[0].long().unbind(-1)
+    shown = data.frames[0, torch.arange(20)[:, None], 0, rows, columns]
+    assert set((shown > 0.6).sum(-1).tolist()) == {2, 3}
+
+
+@pytest.mark.parametrize("brightness", [0.0, 0.5])
+def test_a_curtain_hides_the_balls_and_nothing_that_is_known_of_them(brightness):
+    curtained = dataclasses.replace(curtained_balls(), curtain_brightness=brightness)
+    plain = sample(dataclasses.replace(curtained, curtain_width=0), 20, 25)
+    data = sample(curtained, 20, 25)
+    for a, b in zip(data[1:-1] + data.physics, plain[1:-1] + plain.physics, strict=True):
+        assert torch.equal(a, b)
+    grey = torch.tensor(round(255 * brightness)) * torch.tensor(1 / 255)
+    lefts = set()
+    for b in range(20):
+        same = (data.frames[:, b] == plain.frames[:, b]).all(0)[0].all(0)
+        blank = (data.frames[:, b] == grey).all(0)[0].all(0)
+        starts = [s for s in range(34) if blank[s : s + 17].all() and same[:s].all() and same[s + 17 :].all()]
+        assert starts
+        lefts.add(starts[0])
+    assert len(lefts) > 8
+    assert not torch.equal(data.frames, plain.frames)
+
+
+@CONFIGS
+def test_same_seed_same_sequences_and_fewer_frames_are_the_beginning_of_more(config, device, assert_same):
+    source = BouncingBalls(config, device)
+    first, again, other = (source.sample(5, 7, seeded(seed, device)) for seed in (1, 1, 2))
+    assert_same(first, again)
+    assert not torch.equal(first.frames, other.frames)
+    assert_same(source.sample(5, 3, seeded(1, device)), first.slice(frames=slice(3)))
+    generator = seeded(1, device)
+    assert torch.equal(source.sample(5, 7, generator).frames, first.frames)
+    assert not torch.equal(source.sample(5, 7, generator).frames, first.frames)
+
+
+@CONFIGS
+def test_a_file_holds_exactly_what_is_drawn_on_the_fly(config, tmp_path, assert_same):
+    source, path = BouncingBalls(config), tmp_path / "balls.h5"
+    parameters = dataclasses.asdict(config)
+    write_sequences(path, source, 12, 5, 3, generator="bouncing-balls", parameters=parameters, progress=False)
+    with SequenceDataset(path) as dataset:
+        assert_same(dataset.read(), held_out(source, 12, 5, 3))
+
+
+def test_sampling_and_construction_leave_the_global_generator_alone():
+    before = torch.get_rng_state()
+    sample(six_to_eight_balls())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_sequence_may_have_no_ball_and_balls_may_stand_still():
+    data = sample(BallsConfig(min_balls=0, max_balls=2), 40, 3)
+    empty = data.count[0] == 0
+    assert empty.any() and (data.frames[:, empty] == 0).all() and not data.physics.events[:, empty].any()
+    assert all(field.isfinite().all() for field in data.physics)
+    alone = sample(BallsConfig(min_balls=1, max_balls=1), 4, 50)
+    assert (alone.count == 1).all() and not alone.physics.events.any() and (alone.frames.amax((2, 3, 4)) == 1).any()
+    still = sample(dataclasses.replace(four_balls(), speed=0.0), 4, 5)
+    assert torch.equal(still.frames, still.frames[:1].expand_as(still.frames)) and not still.physics.events.any()
+
+
+@pytest.mark.parametrize(("batch", "length"), [(0, 3), (3, 0), (-2, 3)])
+def test_empty_batches_are_refused(batch, length):
+    with pytest.raises(ValueError, match=f"of at least 1, got {batch} and {length}"):
+        BouncingBalls(four_balls()).sample(batch, length, seeded(0))
+
+
+def test_generator_elsewhere_is_refused():
+    source = BouncingBalls(four_balls())
+    source.device = torch.device("meta")
+    with pytest.raises(ValueError, match="expected a generator on meta, got one on cpu"):
+        source.sample(1, 1, seeded(0))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"box": 0}, "box >= 1 .* got 0 and 50"),
+        ({"crop": 65}, "crop None or from 1 to box, got 64 and 65"),
+        ({"crop": 0}, "got 64 and 0"),
+        ({"min_balls": 5}, "min_balls <= max_balls .* got 5 and 4"),
+        ({"min_balls": -1}, "0 <= min_balls .* got -1 and 4"),
+        ({"min_balls": 0, "max_balls": 0}, "max_balls >= 1, got 0 and 0"),
+        ({"radii": (5.0,)}, r"a radius and a mass for each kind, got \(5.0,\) and \(1.0, 6.0\)"),
+        ({"radii": (), "masses": ()}, "a radius and a mass for each kind"),
+        ({"radii": (5.0, 32.0)}, "positive radii below half the box of 64 px, got .* 32.0"),
+        ({"radii": (5.0, 0.0)}, "positive radii"),
+        ({"radii": (5.0, math.nan)}, "positive radii"),
+        ({"max_balls": 132}, "fit into the box of 64 px, got max_balls=132 of radius up to 3.0"),
+        ({"masses": (1.0, 0.0)}, r"positive masses, got \(1.0, 0.0\)"),
+        ({"masses": (1.0, -6.0)}, "positive masses"),
+        ({"masses": (1.0, math.inf)}, "finite, positive masses"),
+        ({"speed": -1.0}, "finite speed of at least 0, got -1.0"),
+        ({"speed": math.nan}, "finite speed"),
+        ({"colours": ()}, "1 channel or all have 3"),
+        ({"colours": ((1.0,), (1.0, 0.0, 0.0))}, "1 channel or all have 3"),
+        ({"colours": ((1.0, 0.5),)}, "1 channel or all have 3"),
+        ({"colours": ((255.0,),)}, r"colours within \[0, 1\], got \(\(255.0,\),\)"),
+        ({"curtain_width": 51}, "curtain_width from 0 to 50, the frame, got 51"),
+        ({"curtain_width": -1}, "curtain_width from 0"),
+        ({"curtain_brightness": 1.5}, r"curtain_brightness within \[0, 1\], got 1.5"),
+    ],
+)
+def test_impossible_balls_are_refused(change, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(four_balls(), **change)
+
+
+@pytest.mark.parametrize(("balls", "radius"), [(40, 4.0), (7, 11.0)])
+def test_more_balls_than_find_room_are_refused_before_anything_is_drawn(balls, radius):
+    crowd = BallsConfig(max_balls=balls, radii=(radius,), masses=(1.0,))
+    with pytest.raises(ValueError, match=rf"find room side by side, got max_balls={balls} of radius up to {radius} in"):
+        BouncingBalls(crowd)
