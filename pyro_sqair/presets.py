@@ -14,6 +14,8 @@ import torch
 from pyro.infer import ELBO
 
 from pyro_sqair.data import (
+    BallsConfig,
+    BouncingBalls,
     DigitImages,
     MotionConfig,
     MovingDigits,
@@ -21,6 +23,7 @@ from pyro_sqair.data import (
     SequenceDataset,
     Source,
     embedded_digits,
+    four_balls,
     gentle_motion,
     is_rnem,
     mnist_digits,
@@ -29,7 +32,7 @@ from pyro_sqair.data import (
 )
 from pyro_sqair.program import Program
 from pyro_sqair.scene import SceneConfig
-from pyro_sqair.systems import SYSTEMS, SQAIRSystem, System
+from pyro_sqair.systems import SYSTEMS, Interaction, Memory, SQAIRSystem, System
 from pyro_sqair.training import TrainingConfig, published
 
 
@@ -57,6 +60,21 @@ class DigitVideos:
         """See :meth:`Preset.source`."""
         digits: DigitImages = embedded_digits(split) if self.digits == "embedded" else mnist_digits(split, mnist)
         return MovingDigits(digits, self.motion, device)
+
+
+@dataclass(frozen=True)
+class BallVideos:
+    """Bouncing balls, made on the fly; the splits differ in their seeds only.
+
+    Attributes:
+        balls: what they are like.
+    """
+
+    balls: BallsConfig
+
+    def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> BouncingBalls:
+        """See :meth:`Preset.source`."""
+        return BouncingBalls(self.balls, device)
 
 
 @dataclass(frozen=True)
@@ -176,6 +194,42 @@ def paper_preset() -> Preset:
         scene=SceneConfig(num_slots=3, what_dim=50),
         system=SQAIRSystem(hidden_size=256),
         training=published(),
+    )
+
+
+def small_balls_preset(relations: Interaction | Memory | None = None) -> Preset:
+    """Four light balls in a smaller box, all of it in sight: minutes on two CPU cores.
+
+    Args:
+        relations: what balls know of each other (R-SQAIR); None for SQAIR.
+    """
+    balls = BallsConfig(box=40, crop=None, radii=(4.0,), masses=(1.0,), speed=1.5)
+    return Preset(
+        name="small-balls",
+        videos=BallVideos(balls),
+        scene=SceneConfig(num_slots=4, what_dim=5, image_size=(40, 40), glimpse_size=(10, 10)),
+        system=SQAIRSystem(128, output_scale=1.0, object_costs=(5.0, 10.0), relations=relations),
+        training=TrainingConfig(steps=2400, curriculum=((3, 0.6), (6, 0.4)), ema_decay=0.998, validate_every=300),
+    )
+
+
+def balls_preset(relations: Interaction | Memory | None = None) -> Preset:
+    """The experiment of R-SQAIR (Stanić & Schmidhuber 2019, Section 3), for a GPU: four balls, 50x50 of 64x64 pixels.
+
+    The paper's curriculum, one frame more every 10,000 steps from 3 to 10, is in shares of work; its learning rate is
+    SQAIR's.
+
+    Args:
+        relations: what balls know of each other (R-SQAIR); None for SQAIR.
+    """
+    lengths = range(3, 11)
+    work = sum(lengths)
+    return Preset(
+        name="balls",
+        videos=BallVideos(four_balls()),
+        scene=SceneConfig(num_slots=4, what_dim=5),
+        system=SQAIRSystem(256, relations=relations),
+        training=replace(published(), steps=80_000, curriculum=tuple((n, n / work) for n in lengths)),
     )
 
 

@@ -20,9 +20,11 @@ from pyro_sqair.evaluation import (
     evaluate_likelihood,
     id_stability,
     identity_switches,
+    rollout_error,
+    simulation_likelihood,
 )
 from pyro_sqair.program import Program
-from pyro_sqair.rollout import generate, infer_objects, predict, reconstruct
+from pyro_sqair.rollout import Rollout, generate, infer_objects, predict, reconstruct
 from pyro_sqair.scene import Objects
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
@@ -95,6 +97,50 @@ def _judged(objects: Objects, test: Sequences) -> dict[str, Any]:
         "objects_matched": tracking.matched,
         "mean_iou": tracking.mean_iou,
     }
+
+
+def simulate(
+    model: Program, guide: Program, test: Sequences, seen: int, samples: int = 5
+) -> tuple[dict[str, Any], Rollout]:
+    """Lets the model go on from the frames that the guide has seen, and compares that with what happens.
+
+    Args:
+        model: a generative program whose renderer has a ``std``.
+        guide: its inference program.
+        test: held-out sequences with physics, which says who collides.
+        seen: how many frames the guide sees; the others are imagined.
+        samples: how often each sequence is imagined.
+
+    Returns:
+        For each figure its mean over samples and, under ``..._std``, its standard deviation; and the last rollout.
+
+    Raises:
+        ValueError: if nobody knows who collides.
+    """
+    if test.physics is None:
+        raise ValueError("expected sequences with physics, which says who collides, got some without")
+    figures: list[dict[str, float]] = []
+    per_frame: list[list[float]] = []
+    for _ in range(samples):
+        rollout = predict(model, guide, test.frames[:seen], len(test.frames))
+        std = model.part("renderer").std
+        likelihood = simulation_likelihood(rollout.image, test.frames, test.physics.collisions, seen, std)
+        error = rollout_error(rollout, test.boxes, test.present, seen)
+        per_frame.append(error.per_frame)
+        figures.append(
+            {
+                "data": likelihood.data,
+                "relational": likelihood.relational,
+                "colliding": float("nan") if likelihood.colliding is None else likelihood.colliding,
+                "error": error.overall,
+                "lost": error.lost,
+            }
+        )
+    values = {name: torch.tensor([f[name] for f in figures], dtype=torch.float64) for name in figures[0]}
+    metrics = {name: value.mean().item() for name, value in values.items()}
+    spreads = {f"{name}_std": value.std(correction=0).item() for name, value in values.items()}
+    errors = torch.tensor(per_frame).mean(0).tolist()
+    return metrics | spreads | {"error_per_frame": errors, "seen": seen, "samples": samples}, rollout
 
 
 def write_pictures(
