@@ -10,14 +10,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pyro_sqair.data.pixels import from_uint8, quantise, to_uint8
+
 SPLITS = ("train", "test")
+_PART = 1024
 
 
 class DigitImages(NamedTuple):
     """M digits, each cropped to its bounding box and placed top-left in a square of S pixels.
 
     Attributes:
-        images: float32 [M, S, S] in [0, 1], zero to the right of and below the digit.
+        images: float32 [M, S, S], each pixel k/255 for a byte k; zero to the right of and below the digit.
         heights: int64 [M], pixels.
         widths: int64 [M], pixels.
         labels: int64 [M], the digit.
@@ -43,7 +46,7 @@ def crop_digits(images: Tensor, labels: Tensor) -> DigitImages:
     """Crops every image to the bounding box of its non-zero pixels.
 
     Args:
-        images: [M, H, W], uint8 in [0, 255] or float in [0, 1].
+        images: [M, H, W], uint8 in [0, 255] or float in [0, 1], which are rounded to the nearest k/255.
         labels: [M], the digit in each.
 
     Returns:
@@ -54,21 +57,18 @@ def crop_digits(images: Tensor, labels: Tensor) -> DigitImages:
     """
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise ValueError(f"expected images [M, H, W] and labels [M], got {list(images.shape)} and {list(labels.shape)}")
-    ink = images > 0
-    top, height = _extent(ink.any(2))
-    left, width = _extent(ink.any(1))
+    # Before the boxes are found: ink that rounds to nothing would widen them.
+    images = to_uint8(quantise(images)) if images.is_floating_point() else images
+    top, height = _extent(images.amax(2) > 0)
+    left, width = _extent(images.amax(1) > 0)
     if not bool(height.all()):
         raise ValueError(f"expected ink in every image, got a blank image at index {int(height.argmin())}")
 
-    side = torch.arange(int(torch.maximum(height, width).max()))
-    rows = (top[:, None] + side).clamp(max=images.shape[1] - 1)
-    cols = (left[:, None] + side).clamp(max=images.shape[2] - 1)
-    crops = images.gather(1, rows[:, :, None].expand(-1, -1, images.shape[2]))
-    crops = crops.gather(2, cols[:, None, :].expand(-1, len(side), -1))
-    # Indices past the image's edge were clamped, which repeats its last row or column: blank those.
-    inside = (side < height[:, None])[:, :, None] & (side < width[:, None])[:, None, :]
-    scale = 1.0 if crops.is_floating_point() else 1.0 / 255.0
-    return DigitImages((crops * inside).float() * scale, height, width, labels.long())
+    side = int(torch.maximum(height, width).max())
+    # The indices take 8 bytes for each pixel of a byte, so not all at once.
+    parts = zip(*(field.split(_PART) for field in (images, top, left, height, width)), strict=True)
+    crops = torch.cat([_crop(side, *part) for part in parts])
+    return DigitImages(from_uint8(crops), height, width, labels.long())
 
 
 def embedded_digits(split: str) -> DigitImages:
@@ -101,6 +101,18 @@ def embedded_digits(split: str) -> DigitImages:
     # Interpolation leaves a halo too faint to see, which would widen the bounding box.
     large = torch.where(large < 0.05, 0.0, large)
     return crop_digits(large, labels)
+
+
+def _crop(side: int, images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
+    """Boxes [M] of images [M, H, W], placed top-left in squares [M, S, S]."""
+    steps = torch.arange(side)
+    rows = (top[:, None] + steps).clamp(max=images.shape[1] - 1)
+    cols = (left[:, None] + steps).clamp(max=images.shape[2] - 1)
+    crops = images.gather(1, rows[:, :, None].expand(-1, -1, images.shape[2]))
+    crops = crops.gather(2, cols[:, None, :].expand(-1, side, -1))
+    # Indices past the image's edge were clamped, which repeats its last row or column: blank those.
+    inside = (steps < height[:, None])[:, :, None] & (steps < width[:, None])[:, None, :]
+    return crops * inside
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:

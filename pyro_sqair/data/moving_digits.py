@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_sqair.data.digits import DigitImages
+from pyro_sqair.data.pixels import from_uint8, quantise, to_uint8
 from pyro_sqair.data.sequences import Sequences
 
 _MAX_REDRAWS = 1000
@@ -85,8 +86,10 @@ class MovingDigits:
         self.motion = motion
         self.device = torch.device(device)
         digits = digits.to(self.device)
+        # Bytes until a frame is done, so that a file holds every frame exactly, and a quarter of the memory does.
+        parts = [to_uint8(quantise(part)) for part in digits.images.split(1024)]
         # One blank image more, at index -1, stands in for absent digits: drawing then needs no mask.
-        self._images = torch.cat([digits.images.float(), torch.zeros_like(digits.images[:1])])
+        self._images = torch.cat([*parts, torch.zeros_like(parts[0][:1])])
         self._sizes = torch.stack([digits.heights, digits.widths], -1).float()
         self._labels = digits.labels
 
@@ -207,7 +210,7 @@ class MovingDigits:
         side, canvas = self._images.shape[-1], self.motion.canvas
         # Corners lie in [0, canvas]: a margin at the right and the bottom takes what is outside the frame.
         wide = canvas + side
-        pixels = torch.zeros(length * batch, wide * wide, device=self.device)
+        pixels = torch.zeros(length * batch, wide * wide, dtype=torch.uint8, device=self.device)
         steps = torch.arange(side, device=self.device)
         offsets = (steps[:, None] * wide + steps).flatten()
         for m in range(index.shape[-1]):
@@ -216,4 +219,4 @@ class MovingDigits:
             image = self._images[index[:, m]].reshape(batch, -1).repeat(length, 1)
             pixels.scatter_(1, where, torch.maximum(pixels.gather(1, where), image))
         frames = pixels.reshape(length, batch, 1, wide, wide)[..., :canvas, :canvas]
-        return frames.contiguous()
+        return from_uint8(frames)

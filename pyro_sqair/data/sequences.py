@@ -10,7 +10,8 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-_HELD_OUT_CHUNK = 250
+# Part of what a seed means: another size would draw other sequences.
+_CHUNK = 250
 
 
 class Physics(NamedTuple):
@@ -117,8 +118,17 @@ def held_out(source: Source, n: int, length: int, seed: int) -> Sequences:
     Raises:
         ValueError: if `n` or `length` is below 1.
     """
+    return Sequences.cat(list(draw_chunks(source, n, length, seed)))
+
+
+def draw_chunks(source: Source, n: int, length: int, seed: int) -> Iterator[Sequences]:
+    """The sequences of `held_out`, some at a time: what to use where all together would not fit in memory.
+
+    Raises:
+        ValueError: if `n` or `length` is below 1.
+    """
     if n < 1 or length < 1:
         raise ValueError(f"expected n and length of at least 1, got {n} and {length}")
     generator = torch.Generator(source.device).manual_seed(seed)
-    sizes = [min(_HELD_OUT_CHUNK, n - start) for start in range(0, n, _HELD_OUT_CHUNK)]
-    return Sequences.cat([source.sample(size, length, generator) for size in sizes])
+    for start in range(0, n, _CHUNK):
+        yield source.sample(min(_CHUNK, n - start), length, generator)
