@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Videos to train and test on, with what is known about the objects in them."""
 
-from pyro_sqair.data.bouncing_balls import (
+from pyro_sqair.data.balls.bouncing_balls import (
     BallsConfig,
     BouncingBalls,
     coloured_balls,
@@ -10,25 +10,25 @@ from pyro_sqair.data.bouncing_balls import (
     four_balls,
     six_to_eight_balls,
 )
-from pyro_sqair.data.dataset import SequenceDataset
+from pyro_sqair.data.camera.mot import read_mot
+from pyro_sqair.data.camera.recordings import ConvertedVideo, convert_video
+from pyro_sqair.data.camera.video_config import VideoConfig
 from pyro_sqair.data.digits import DigitImages, crop_digits, embedded_digits
-from pyro_sqair.data.file_summary import FileSummary, summarise
+from pyro_sqair.data.hdf5.dataset import SequenceDataset
+from pyro_sqair.data.hdf5.file_summary import FileSummary, summarise
+from pyro_sqair.data.hdf5.opening import is_rnem, open_sequences
+from pyro_sqair.data.hdf5.rnem import RNEMDataset, convert_rnem, read_rnem
+from pyro_sqair.data.hdf5.sequence_file import SequenceWriter
+from pyro_sqair.data.hdf5.streaming import write_batches, write_sequences
 from pyro_sqair.data.mnist import mnist_digits
-from pyro_sqair.data.mot import read_mot
 from pyro_sqair.data.moving_digits import (
     MotionConfig,
     MovingDigits,
     gentle_motion,
     published_motion,
 )
-from pyro_sqair.data.opening import is_rnem, open_sequences
 from pyro_sqair.data.pixels import from_uint8, quantise, to_uint8
-from pyro_sqair.data.recordings import ConvertedVideo, convert_video
-from pyro_sqair.data.rnem import RNEMDataset, convert_rnem, read_rnem
-from pyro_sqair.data.sequence_file import SequenceWriter
 from pyro_sqair.data.sequences import Physics, Sequences, Source, draw_chunks, held_out
-from pyro_sqair.data.streaming import write_batches, write_sequences
-from pyro_sqair.data.video_config import VideoConfig
 from pyro_sqair.data.visibility import only_visible
 
 __all__ = [

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pyro_sqair.data import MovingDigits, SequenceDataset, embedded_digits, gentle_motion, held_out, write_batches
-from pyro_sqair.data.sequence_format import FIELDS, FORMAT, PHYSICS, VERSION
+from pyro_sqair.data.hdf5.sequence_format import FIELDS, FORMAT, PHYSICS, VERSION
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 

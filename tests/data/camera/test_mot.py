@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from pyro_sqair.data import read_mot
-from pyro_sqair.data.mot import Tracks, scale_tracks
+from pyro_sqair.data.camera.mot import Tracks, scale_tracks
 
 GOOD = "1,4,10,20,30,40,1,-1,-1,-1\n"
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pyro_sqair.data.windows import Windows, chosen_windows, random_windows, runs
+from pyro_sqair.data.hdf5.windows import Windows, chosen_windows, random_windows, runs
 
 CPU = torch.device("cpu")
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pyro_sqair.data.ball_rendering import footprint_side, footprints, paint
-from pyro_sqair.data.collisions import Motion, pairs, simulate
+from pyro_sqair.data.balls.ball_rendering import footprint_side, footprints, paint
+from pyro_sqair.data.balls.collisions import Motion, pairs, simulate
 from pyro_sqair.data.pixels import from_uint8
 from pyro_sqair.data.sequences import Physics, Sequences
 

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sqair.data.video import import_opencv
+from pyro_sqair.data.camera.video import import_opencv
 
 Frame = NDArray[np.uint8]
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sqair.data.background import Background, Frame
-from pyro_sqair.data.video import import_opencv
+from pyro_sqair.data.camera.background import Background, Frame
+from pyro_sqair.data.camera.video import import_opencv
 
 # The mask is found at up to this many times the size of the result, which makes its edges smooth. More costs time
 # on high-resolution video, and changes little.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pyro_sqair.data.video import ImageFolder, VideoFile, open_recording
+from pyro_sqair.data.camera.video import ImageFolder, VideoFile, open_recording
 
 cv2 = pytest.importorskip("cv2")
 

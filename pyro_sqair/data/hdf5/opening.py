@@ -10,9 +10,9 @@ from pathlib import Path
 
 import torch
 
-from pyro_sqair.data.dataset import SequenceDataset
-from pyro_sqair.data.hdf5_handle import open_hdf5
-from pyro_sqair.data.rnem import RNEM_SPLITS, RNEMDataset
+from pyro_sqair.data.hdf5.dataset import SequenceDataset
+from pyro_sqair.data.hdf5.hdf5_handle import open_hdf5
+from pyro_sqair.data.hdf5.rnem import RNEM_SPLITS, RNEMDataset
 
 
 def is_rnem(path: str | os.PathLike[str]) -> bool:

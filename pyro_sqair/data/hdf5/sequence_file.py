@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from pyro_sqair.atomic import atomic_path
-from pyro_sqair.data.deferred_file import DeferredFile
-from pyro_sqair.data.delayed_interrupt import delayed_interrupt
+from pyro_sqair.data.hdf5.deferred_file import DeferredFile
+from pyro_sqair.data.hdf5.delayed_interrupt import delayed_interrupt
+from pyro_sqair.data.hdf5.sequence_format import FIELDS, PHYSICS, Layout, write_attributes
 from pyro_sqair.data.pixels import to_uint8
-from pyro_sqair.data.sequence_format import FIELDS, PHYSICS, Layout, write_attributes
 from pyro_sqair.data.sequences import Sequences
 
 # Sequences in a chunk of the small datasets: few enough that reading one sequence unpacks little.

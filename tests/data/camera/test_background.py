@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pyro_sqair.data.background import Background, FrameSample, MedianBackground, OnlineBackground
+from pyro_sqair.data.camera.background import Background, FrameSample, MedianBackground, OnlineBackground
 
 cv2 = pytest.importorskip("cv2")
 

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from pyro_sqair.data.delayed_interrupt import delayed_interrupt
+from pyro_sqair.data.hdf5.delayed_interrupt import delayed_interrupt
 
 
 def test_ctrl_c_waits_for_the_end_of_the_block():

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_sqair.data.hdf5_handle import Hdf5Handle
+from pyro_sqair.data.hdf5.hdf5_handle import Hdf5Handle
+from pyro_sqair.data.hdf5.sequence_format import FIELDS, PHYSICS, Layout, read_layout
+from pyro_sqair.data.hdf5.windows import Windows, chosen_windows, random_windows, runs
 from pyro_sqair.data.pixels import from_uint8
-from pyro_sqair.data.sequence_format import FIELDS, PHYSICS, Layout, read_layout
 from pyro_sqair.data.sequences import Physics, Sequences
-from pyro_sqair.data.windows import Windows, chosen_windows, random_windows, runs
 
 
 class SequenceDataset:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from pyro_sqair.data.hdf5_handle import open_hdf5
-from pyro_sqair.data.sequence_format import Layout, read_layout
+from pyro_sqair.data.hdf5.hdf5_handle import open_hdf5
+from pyro_sqair.data.hdf5.sequence_format import Layout, read_layout
 
 _ROWS = 10_000
 

@@ -12,7 +12,6 @@ from pyro_sqair.data import (
     BallsConfig,
     BouncingBalls,
     SequenceDataset,
-    bouncing_balls,
     coloured_balls,
     curtained_balls,
     four_balls,
@@ -21,6 +20,7 @@ from pyro_sqair.data import (
     to_uint8,
     write_sequences,
 )
+from pyro_sqair.data.balls import bouncing_balls
 
 VARIED = BallsConfig(min_balls=0, max_balls=5, speed=6.0, colours=((0.2, 0.9, 0.5), (1.0, 0.0, 0.3)), curtain_width=9)
 CONFIGS = pytest.mark.parametrize(

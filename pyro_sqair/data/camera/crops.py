@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pyro_sqair.data.mot import Tracks
-from pyro_sqair.data.video_config import VideoConfig
+from pyro_sqair.data.camera.mot import Tracks
+from pyro_sqair.data.camera.video_config import VideoConfig
 
 # An object counts where at least this share of its box is in the crop. What of it is lit is then about the same share:
 # 35 pixels of a person on PETS 2009, which any detector would see. At a half, blobs of 80 lit pixels would not count.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pyro_sqair.data.deferred_file import DeferredFile
+from pyro_sqair.data.hdf5.deferred_file import DeferredFile
 
 
 class Failing:

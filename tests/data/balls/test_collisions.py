@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pyro_sqair.data.collisions import pairs, simulate
+from pyro_sqair.data.balls.collisions import pairs, simulate
 
 BOX = 64.0
 EXACT = {"atol": 1e-9, "rtol": 0.0}

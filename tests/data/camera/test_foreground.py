@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pyro_sqair.data.foreground import Foreground, bright_on_black, clean_mask
+from pyro_sqair.data.camera.foreground import Foreground, bright_on_black, clean_mask
 
 cv2 = pytest.importorskip("cv2")
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pyro_sqair.data import BouncingBalls, four_balls, six_to_eight_balls
-from pyro_sqair.data.collisions import simulate
+from pyro_sqair.data.balls.collisions import simulate
 
 BOX = 64.0
 

@@ -12,12 +12,12 @@ import h5py
 import torch
 from torch import Tensor
 
-from pyro_sqair.data.hdf5_handle import Hdf5Handle
+from pyro_sqair.data.hdf5.hdf5_handle import Hdf5Handle
+from pyro_sqair.data.hdf5.rnem_calibration import ball_pixels, calibrate
+from pyro_sqair.data.hdf5.streaming import write_batches
+from pyro_sqair.data.hdf5.windows import Windows, chosen_windows, random_windows, runs
 from pyro_sqair.data.pixels import quantise
-from pyro_sqair.data.rnem_calibration import ball_pixels, calibrate
 from pyro_sqair.data.sequences import Physics, Sequences
-from pyro_sqair.data.streaming import write_batches
-from pyro_sqair.data.windows import Windows, chosen_windows, random_windows, runs
 
 RNEM_SPLITS = ("training", "validation", "test")
 # Their shapes, time first; axes of length 1 may follow.

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from pyro_sqair.data import SequenceDataset, SequenceWriter, VideoConfig
-from pyro_sqair.data.crop_writer import CropWriter
-from pyro_sqair.data.crops import Crop, CropTracks
+from pyro_sqair.data.camera.crop_writer import CropWriter
+from pyro_sqair.data.camera.crops import Crop, CropTracks
 
 CONFIG = VideoConfig(num_frames=3, crop=8)
 

@@ -16,14 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pyro_sqair.data.background import Background, Frame, FrameSample, MedianBackground, OnlineBackground
-from pyro_sqair.data.crop_writer import CropWriter
-from pyro_sqair.data.crops import MIN_VISIBLE, Crop, box_rows, crop_tracks, plan_crops
-from pyro_sqair.data.foreground import Foreground
-from pyro_sqair.data.mot import Tracks, read_mot, scale_tracks
-from pyro_sqair.data.sequence_file import SequenceWriter, check_free
-from pyro_sqair.data.video import Recording, open_recording
-from pyro_sqair.data.video_config import VideoConfig
+from pyro_sqair.data.camera.background import Background, Frame, FrameSample, MedianBackground, OnlineBackground
+from pyro_sqair.data.camera.crop_writer import CropWriter
+from pyro_sqair.data.camera.crops import MIN_VISIBLE, Crop, box_rows, crop_tracks, plan_crops
+from pyro_sqair.data.camera.foreground import Foreground
+from pyro_sqair.data.camera.mot import Tracks, read_mot, scale_tracks
+from pyro_sqair.data.camera.video import Recording, open_recording
+from pyro_sqair.data.camera.video_config import VideoConfig
+from pyro_sqair.data.hdf5.sequence_file import SequenceWriter, check_free
 
 _PARTS = ("train", "validation")
 

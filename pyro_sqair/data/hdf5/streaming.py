@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from pyro_sqair.data.sequence_file import SequenceWriter, check_free
+from pyro_sqair.data.hdf5.sequence_file import SequenceWriter, check_free
 from pyro_sqair.data.sequences import Sequences, Source, draw_chunks
 
 

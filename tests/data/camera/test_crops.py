@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pyro_sqair.data import VideoConfig
-from pyro_sqair.data.crops import MIN_VISIBLE, Crop, box_rows, crop_tracks, plan_crops, visible_share
-from pyro_sqair.data.mot import Tracks
+from pyro_sqair.data.camera.crops import MIN_VISIBLE, Crop, box_rows, crop_tracks, plan_crops, visible_share
+from pyro_sqair.data.camera.mot import Tracks
 
 SIZE = (100, 80)
 CONFIG = VideoConfig(num_frames=3, crop=32, sequences=10)

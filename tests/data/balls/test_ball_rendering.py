@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from pyro_sqair.data.ball_rendering import footprint_side, footprints, paint
+from pyro_sqair.data.balls.ball_rendering import footprint_side, footprints, paint
 
 SIZE = 21
 

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from pyro_sqair.data import ConvertedVideo, SequenceDataset, Sequences, VideoConfig, convert_video
-from pyro_sqair.data import recordings as module
-from pyro_sqair.data.crop_writer import CropWriter
+from pyro_sqair.data.camera import recordings as module
+from pyro_sqair.data.camera.crop_writer import CropWriter
 
 cv2 = pytest.importorskip("cv2")
 

@@ -9,12 +9,12 @@ from collections import deque
 import numpy as np
 import torch
 
-from pyro_sqair.data.background import Frame
-from pyro_sqair.data.crops import Crop, CropTracks
+from pyro_sqair.data.camera.background import Frame
+from pyro_sqair.data.camera.crops import Crop, CropTracks
+from pyro_sqair.data.camera.video_config import VideoConfig
+from pyro_sqair.data.hdf5.sequence_file import SequenceWriter
 from pyro_sqair.data.pixels import from_uint8
-from pyro_sqair.data.sequence_file import SequenceWriter
 from pyro_sqair.data.sequences import Sequences
-from pyro_sqair.data.video_config import VideoConfig
 
 # Sequences written at a time.
 _BATCH = 64
