@@ -1,0 +1,194 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""FIVO: the evidence estimate of a particle filter as an objective, with score terms for discrete draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import torch
+from pyro.infer import ELBO
+from pyro.infer.util import torch_backward
+from pyro.nn import PyroModule
+from torch import Tensor
+
+from pyro_sqair.infer.multi_sample import log_mean_exp
+from pyro_sqair.infer.resampling import Scheme, check_threshold, scheme
+from pyro_sqair.infer.smc import SMC, Step, Stepping, check_time_first
+from pyro_sqair.infer.vimco import ControlVariate, control_variate
+
+
+class FIVO(ELBO):
+    """Filtering variational objectives (Maddison et al. 2017; Le et al. 2018; Naesseth et al. 2018).
+
+    The bound is L = log Z = sum_t l_t, where l_t = log sum_k V_{t-1,k} alpha_{t,k} is what frame t adds to the
+    evidence estimate of a particle filter (see `SMC`). It takes a model and a guide with `init` and `step`.
+
+    With h_{t,k} the log q of the draws of particle k at frame t that are not reparameterised, the gradient of
+    `differentiable_loss` is minus that of
+
+        L + sum_{t,k} stop_gradient(R_t - c_{t,k} - b_{t,k}) h_{t,k},   R_t = sum_{s >= t} l_s
+
+    since a draw sways only what comes after it. The control variates do not depend on what particle k does at t:
+    c_{t,k} is l_t with particle k's log alpha guessed from the others (as in VIMCO), and b_{t,k} guesses R_{t+1} from
+    what the other sequences of the batch gain there, shifted by how this sequence has fared against them so far.
+
+    What resampling adds to the gradient, the score of the ancestors, is dropped, as in the papers, which found it
+    too noisy to be of use. The gradient is then biased: that of the bound with the ancestors' probabilities held fixed.
+    With `resampling_score` and multinomial resampling, r_{t,k} = log V_{t-1}[ancestor of k] joins h_{t,k}, and the
+    gradient is unbiased; but whether to resample jumps with the effective sample size, and no derivative sees a jump,
+    so if there are reparameterised draws the threshold has to be 0 or 1 for that.
+
+    At threshold 0 nothing is resampled and this is `VIMCO`, bound and gradient.
+
+    Use it with `pyro.infer.SVI`, or as `objective = FIVO(5)(model, guide)`, whose call on frames returns the loss.
+
+    Args:
+        num_particles: K, at least 2, since each particle has the others as baseline.
+        resampling: see `SMC`.
+        threshold: see `SMC`.
+        control_variate: see `VIMCO`.
+        resampling_score: whether to add the score of the ancestors; needs "multinomial" resampling.
+
+    Raises:
+        ValueError: if an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        num_particles: int = 5,
+        resampling: str | Scheme = "systematic",
+        threshold: float = 0.5,
+        control_variate: ControlVariate = "geometric",
+        *,
+        resampling_score: bool = False,
+    ) -> None:
+        if num_particles < 2:
+            raise ValueError(f"expected num_particles >= 2 for FIVO, got {num_particles}")
+        if control_variate not in get_args(ControlVariate):
+            raise ValueError(f"expected control_variate in {get_args(ControlVariate)}, got {control_variate!r}")
+        if resampling_score and resampling != "multinomial":
+            raise ValueError(
+                f"expected resampling 'multinomial' with resampling_score, got {resampling!r}: the ancestors of "
+                "other schemes are not independent draws"
+            )
+        check_threshold(threshold)
+        super().__init__(num_particles=num_particles, max_plate_nesting=1)
+        self.scheme = scheme(resampling)
+        self.threshold = threshold
+        self.control_variate: ControlVariate = control_variate
+        self.resampling_score = resampling_score
+
+    def surrogate(self, model: Stepping, guide: Stepping, frames: Tensor) -> Tensor:
+        """Shape [B]: its value is each sequence's bound L, its gradient the estimate of the bound's.
+
+        Args:
+            model: has `init(batch)` and `step(t, state, frame)`.
+            guide: has them too.
+            frames: shape [T, B, ...].
+        """
+        steps = self._steps(model, guide, frames)
+        bound = torch.stack([step.increment for step in steps]).sum(0)
+        scores = [self._score(step) for step in steps]
+        if all(score is None for score in scores):
+            return bound
+        zero = torch.zeros_like(steps[0].log_weight)
+        score = torch.stack([zero if score is None else score for score in scores])
+        # Subtracting the score's own value leaves that of the bound, and does not change the gradient.
+        return bound + (self.score_signal(steps) * (score - score.detach())).sum((0, 1))
+
+    @torch.no_grad()
+    def score_signal(self, steps: list[Step]) -> Tensor:
+        """The coefficient on h_{t,k}, besides what differentiating L gives, shape [T, K, B]."""
+        if self.threshold == 0:  # one weight for all frames, and a baseline for it that knows them all
+            total = torch.stack([step.log_weight for step in steps]).sum(0)
+            signal = log_mean_exp(total) - control_variate(total, self.control_variate)
+            return signal.expand(len(steps), *signal.shape)
+        increments = torch.stack([step.increment for step in steps])  # [T, B]
+        guesses = torch.stack([self._guess(step) for step in steps])  # [T, K, B]  c
+        others = mean_of_others(increments)
+        later = _sum_after(increments) - _sum_after(others)
+        # By how much a frame brings more to this sequence than to the others: mean over the frames before t, which
+        # are past, and frame t itself, whose gain is guessed without particle k.
+        past = (increments - others).cumsum(0) - (increments - others)
+        count = torch.arange(1, len(steps) + 1, dtype=past.dtype, device=past.device).reshape(-1, 1, 1)
+        ahead = (past.unsqueeze(1) + guesses - others.unsqueeze(1)) / count
+        remaining = len(steps) - count
+        return increments.unsqueeze(1) - guesses + later.unsqueeze(1) - remaining * ahead
+
+    def differentiable_loss(self, model: Stepping, guide: Stepping, frames: Tensor) -> Tensor:
+        """Minus the sum of the bounds of all sequences, a scalar to call `backward` on."""
+        return -self.surrogate(model, guide, frames).sum()
+
+    def loss(self, model: Stepping, guide: Stepping, frames: Tensor) -> float:
+        """Minus the sum of the bounds of all sequences, as a number and without gradients."""
+        smc = SMC(model, guide, self.num_particles, self.scheme, self.threshold)
+        with torch.no_grad(), _entered(model), _entered(guide):
+            return -smc.run(frames).log_evidence.sum().item()
+
+    def loss_and_grads(self, model: Stepping, guide: Stepping, frames: Tensor) -> Tensor:
+        """The loss, detached; its gradient is added to the parameters'."""
+        loss = self.differentiable_loss(model, guide, frames)
+        torch_backward(loss, retain_graph=self.retain_graph)
+        return loss.detach()
+
+    def _steps(self, model: Stepping, guide: Stepping, frames: Tensor) -> list[Step]:
+        check_time_first(frames)
+        smc = SMC(model, guide, self.num_particles, self.scheme, self.threshold)
+        steps = []
+        with _entered(model), _entered(guide):
+            particles = smc.init(frames.shape[1])
+            for t, frame in enumerate(frames):
+                particles, step = smc.step(t, particles, frame, with_score=True)
+                steps.append(step)
+        return steps
+
+    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError("FIVO weighs all particles of a frame at once; see pyro_sqair.infer.smc")
+
+    def _score(self, step: Step) -> Tensor | None:
+        """h_{t,k}, with r_{t,k} if asked for."""
+        if not self.resampling_score or step.resampling is None or step.previous_log_weight is None:
+            return step.score
+        chosen = step.previous_log_weight.gather(0, step.resampling.ancestors)
+        chosen = torch.where(step.resampling.done, chosen, 0.0)
+        return chosen if step.score is None else chosen + step.score
+
+    def _guess(self, step: Step) -> Tensor:
+        """c_{t,k}: the increment with log alpha_{t,k} guessed from the other particles, shape [K, B]."""
+        log_weight, prior = step.log_weight, step.prior_log_weight
+        own = torch.eye(self.num_particles, dtype=torch.bool, device=log_weight.device).unsqueeze(-1)  # [k, l, 1]
+        if self.control_variate == "arithmetic":
+            guess = log_weight.masked_fill(own, -math.inf).logsumexp(1) - math.log(self.num_particles - 1)
+        else:
+            guess = log_weight.masked_fill(own, 0.0).sum(1) / (self.num_particles - 1)
+        guessed = (prior + torch.where(own, guess.unsqueeze(1), log_weight)).logsumexp(1)
+        # Without a guess of -inf, which would make NaN of the gradient, it stays unbiased.
+        return guessed.masked_fill(guessed == -math.inf, 0.0)
+
+
+def mean_of_others(value: Tensor) -> Tensor:
+    """The mean over the other sequences of the batch, shape [*, B]; 0 if there are none."""
+    batch = value.shape[-1]
+    return (value.sum(-1, keepdim=True) - value) / (batch - 1) if batch > 1 else torch.zeros_like(value)
+
+
+def _sum_after(value: Tensor) -> Tensor:
+    """sum_{s > t} value_s: [T, ...] to [T, ...]."""
+    return value.sum(0) - value.cumsum(0)
+
+
+@contextmanager
+def _entered(program: Any) -> Iterator[None]:
+    """Calling a PyroModule makes its parameters known to SVI; calling its methods does not, so do what that does."""
+    if not isinstance(program, PyroModule):
+        yield
+        return
+    with program._pyro_context:
+        for name in program.__dict__["_modules"]:
+            getattr(program, name)
+        yield

@@ -1,0 +1,424 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The particle filter against a Kalman filter, against a SQAIR that can be enumerated, and on states of all kinds."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_sqair.infer import SMC, smc_evidence
+from pyro_sqair.infer.log_weights import log_weights
+from pyro_sqair.infer.resampling import SCHEMES, resample
+
+# ---------------------------------------------------------------- a linear-Gaussian model
+
+A = np.array([[0.9, 0.3], [-0.2, 0.8]])  # z_t = A z_{t-1} + offset + N(0, Q)
+OFFSET = np.array([0.1, -0.2])
+Q = np.array([[0.5, 0.1], [0.1, 0.4]])
+C = np.array([[1.0, 0.5], [-0.3, 1.0]])  # x_t = C z_t + N(0, R)
+R = np.array([[1.2, 0.2], [0.2, 1.0]])
+LENGTH = 10
+VIDEO = np.random.default_rng(1).normal(size=(LENGTH, 2)) * 1.5
+
+
+def tensor(value: np.ndarray) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float64)
+
+
+class LinearModel:
+    """The state is a bare tensor; the initial one is drawn from nothing: z_0 = A 0 + offset + noise."""
+
+    def init(self, batch: int) -> Tensor:
+        return torch.zeros(batch, 2, dtype=torch.float64)
+
+    def step(self, t: int, state: Tensor, frame: Tensor) -> Tensor:
+        law = dist.MultivariateNormal(state @ tensor(A).T + tensor(OFFSET), tensor(Q))
+        z = pyro.sample("z", law)
+        pyro.sample("x", dist.MultivariateNormal(z @ tensor(C).T, tensor(R)), obs=frame)
+        return z
+
+
+class Bootstrap(LinearModel):
+    def step(self, t: int, state: Tensor, frame: Tensor) -> Tensor:
+        return pyro.sample("z", dist.MultivariateNormal(state @ tensor(A).T + tensor(OFFSET), tensor(Q)))
+
+
+class LocallyOptimal(LinearModel):
+    """p(z_t | z_{t-1}, x_t); its state is another than the model's."""
+
+    def init(self, batch: int) -> dict[str, Tensor]:
+        return {"z": super().init(batch)}
+
+    def step(self, t: int, state: dict[str, Tensor], frame: Tensor) -> dict[str, Tensor]:
+        prior = state["z"] @ tensor(A).T + tensor(OFFSET)
+        gain = tensor(Q @ C.T @ np.linalg.inv(C @ Q @ C.T + R))
+        loc = prior + (frame - prior @ tensor(C).T) @ gain.T
+        covariance = (torch.eye(2, dtype=torch.float64) - gain @ tensor(C)) @ tensor(Q)
+        return {"z": pyro.sample("z", dist.MultivariateNormal(loc, (covariance + covariance.T) / 2))}
+
+
+def kalman() -> tuple[list[float], list[np.ndarray]]:
+    """log p(x_t | x_{1:t-1}) and E[z_t | x_{1:t}] of every frame, by the textbook."""
+    mean, covariance = np.zeros(2), np.zeros((2, 2))
+    increments, means = [], []
+    for x in VIDEO:
+        mean, covariance = A @ mean + OFFSET, A @ covariance @ A.T + Q
+        spread_of_x = C @ covariance @ C.T + R
+        error = x - C @ mean
+        solved = np.linalg.solve(spread_of_x, error)
+        increments.append(-0.5 * (error @ solved + np.linalg.slogdet(2 * np.pi * spread_of_x)[1]))
+        mean = mean + covariance @ C.T @ solved
+        covariance = covariance - covariance @ C.T @ np.linalg.solve(spread_of_x, C @ covariance)
+        means.append(mean)
+    return increments, means
+
+
+def copies_of_video(copies: int) -> Tensor:
+    return tensor(VIDEO).unsqueeze(1).expand(-1, copies, -1)
+
+
+def test_the_kalman_filter_by_one_big_gaussian():
+    factor = np.zeros((2 * LENGTH, 2 * LENGTH))  # of all z, by the noise
+    shift = np.zeros(2 * LENGTH)
+    root = np.linalg.cholesky(Q)
+    for t in range(LENGTH):
+        here, before = slice(2 * t, 2 * t + 2), slice(2 * t - 2, 2 * t)
+        if t:
+            factor[here], shift[here] = A @ factor[before], A @ shift[before]
+        factor[here, here] += root
+        shift[here] += OFFSET
+    big = np.kron(np.eye(LENGTH), C)
+    covariance = big @ factor @ factor.T @ big.T + np.kron(np.eye(LENGTH), R)
+    error = VIDEO.reshape(-1) - big @ shift
+    exact = -0.5 * (error @ np.linalg.solve(covariance, error) + np.linalg.slogdet(2 * np.pi * covariance)[1])
+    assert sum(kalman()[0]) == pytest.approx(exact, abs=1e-10)
+
+
+@pytest.mark.parametrize("threshold", [0, 0.5, 1])
+@pytest.mark.parametrize("name", sorted(SCHEMES))
+@pytest.mark.parametrize("guide", [Bootstrap(), LocallyOptimal()], ids=["bootstrap", "optimal"])
+@torch.no_grad()
+def test_average_evidence_and_filtering_means_are_kalmans(guide, name, threshold):
+    """E[Z_t] = p(x_{1:t}) and E[Z_t sum_k V_k z_k] = p(x_{1:t}) E[z_t | x_{1:t}], early, half-way and at the end."""
+    copies = 1500
+    increments, means = kalman()
+    smc = SMC(LinearModel(), guide, 24, name, threshold)
+    particles = smc.init(copies)
+    resampled = 0
+    for t, frame in enumerate(copies_of_video(copies)):
+        particles, step = smc.step(t, particles, frame)
+        resampled += 0 if step.resampling is None else int(step.resampling.done.sum())
+        if t not in (1, 5, LENGTH - 1):
+            continue
+        ratio = (particles.log_evidence - sum(increments[: t + 1])).exp()
+        error = ratio.std() / math.sqrt(copies)
+        assert error < 0.1
+        assert abs(ratio.mean() - 1) < 4 * error
+        estimate = ratio.unsqueeze(-1) * (particles.log_weight.exp().unsqueeze(-1) * particles.model_state).sum(0)
+        error = estimate.std(0) / math.sqrt(copies)
+        assert ((estimate.mean(0) - tensor(means[t])).abs() < 4 * error).all()
+    share = resampled / (copies * (LENGTH - 1))
+    assert share == threshold if threshold in (0, 1) else 0.02 < share < 0.98
+
+
+@pytest.mark.parametrize("mistake", ["nothing reindexed", "weights reindexed"])
+def test_the_comparison_notices_mistakes(mistake, monkeypatch):
+    """States that are not reindexed, or weights that are reindexed instead of reset, change the evidence."""
+    if mistake == "nothing reindexed":
+        monkeypatch.setattr("pyro_sqair.infer.smc.take", lambda state, ancestors: state)
+    else:
+        monkeypatch.setattr(
+            "pyro_sqair.infer.smc.resample",
+            lambda log_weight, *rest: (out := resample(log_weight, *rest))._replace(
+                log_weight=log_weight.gather(0, out.ancestors)
+            ),
+        )
+    evidence = smc_evidence(LinearModel(), Bootstrap(), copies_of_video(3000), num_particles=24, threshold=1)
+    ratio = (evidence - sum(kalman()[0])).exp()
+    assert abs(ratio.mean() - 1) > 8 * ratio.std() / math.sqrt(3000)
+
+
+@torch.no_grad()
+def test_ancestors_and_what_else_a_run_returns():
+    smc = SMC(LinearModel(), LocallyOptimal(), 6, threshold=0.7)
+    out = smc.run(copies_of_video(50), keep_ancestors=True)
+    assert out.increments.shape == out.effective_sample_size.shape == (LENGTH, 50)
+    torch.testing.assert_close(out.increments.sum(0), out.log_evidence)
+    torch.testing.assert_close(out.particles.log_weight.exp().sum(0), torch.ones(50, dtype=torch.float64))
+    assert (out.effective_sample_size >= 1 - 1e-9).all()
+    assert (out.effective_sample_size <= 6 + 1e-9).all()
+    own = torch.arange(6).unsqueeze(-1)
+    kept = (out.ancestors == own).all(1)  # [T, B]
+    assert kept[0].all()
+    low = out.effective_sample_size[:-1] < 0.7 * 6
+    assert kept[1:][~low].all()
+    assert not kept[1:][low].all()
+    assert smc.run(copies_of_video(3)).ancestors is None
+    assert smc.run(copies_of_video(1)).log_evidence.shape == (1,)
+
+
+# ---------------------------------------------------------------- a tiny SQAIR
+
+
+@pytest.fixture(scope="module")
+def exactness() -> Iterator[ModuleType]:
+    """The oracle of the importance weights' test: SQAIRs whose evidence is known."""
+    path = Path(__file__).parents[1] / "test_exactness.py"
+    spec = importlib.util.spec_from_file_location("exactness_oracle", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look themselves up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+WORLDS = {
+    "N2-T1": {"num_slots": 2, "length": 1},
+    "N1-T2": {"num_slots": 1, "length": 2, "count": "fixed", "crowd": 0.0},
+    "N2-T2": {"num_slots": 2, "length": 2},
+    "N2-T3": {"num_slots": 2, "length": 3, "pixel_std": 0.7},
+}
+
+
+@pytest.mark.parametrize(
+    ("world", "name", "threshold"),
+    [
+        ("N2-T1", "systematic", 1),
+        ("N1-T2", "systematic", 1),
+        ("N2-T2", "multinomial", 1),
+        ("N2-T2", "systematic", 0.5),
+        ("N2-T2", "systematic", 0),
+        ("N2-T3", "systematic", 1),
+        ("N2-T3", "residual", 0.6),
+    ],
+)
+def test_average_evidence_of_a_tiny_sqair(exactness, world, name, threshold):
+    torch.set_default_dtype(torch.float64)
+    case = exactness.make_case(exactness.World(**WORLDS[world]))
+    copies = 1500
+    frames = case.frames.repeat_interleave(copies, 1)
+    evidence = smc_evidence(
+        case.model, case.guide, frames, num_particles=16, resampling=name, threshold=threshold
+    ).reshape(-1, copies)
+    ratio = (evidence - case.log_evidence.unsqueeze(-1)).exp()
+    error = ratio.std(-1) / math.sqrt(copies)
+    assert (error < 0.03).all(), error
+    assert ((ratio.mean(-1) - 1).abs() < 4 * error).all(), (ratio.mean(-1) - 1) / error
+
+
+# ---------------------------------------------------------------- without resampling
+
+
+def test_without_resampling_it_is_iwae(exactness):
+    torch.set_default_dtype(torch.float64)
+    case = exactness.make_case(exactness.World(num_slots=2, length=3))
+    frames = case.frames.repeat_interleave(5, 1)
+    pyro.set_rng_seed(3)
+    filtered = smc_evidence(case.model, case.guide, frames, num_particles=7, threshold=0)
+    pyro.set_rng_seed(3)
+    with torch.no_grad():
+        weighed = log_weights(case.model, case.guide, (frames,), num_particles=7, max_plate_nesting=1)
+    torch.testing.assert_close(filtered, weighed.log_weight.logsumexp(0) - math.log(7), rtol=0, atol=1e-11)
+    pyro.set_rng_seed(3)
+    resampled = smc_evidence(case.model, case.guide, frames, num_particles=7, threshold=1)
+    assert (resampled - filtered).abs().max() > 0.01
+
+
+# ---------------------------------------------------------------- states
+
+
+class Walk:
+    """Draws a walk, and carries tensors of every kind along: who I am, and what is shared."""
+
+    def __init__(self, batch: int, is_model: bool, initial_draw: bool = False, width: int = 4) -> None:
+        self.features = torch.rand(batch, width)
+        self.is_model, self.initial_draw = is_model, initial_draw
+
+    def init(self, batch: int) -> dict[str, Any]:
+        start = torch.zeros(batch)
+        if self.initial_draw:
+            start = pyro.sample("start", dist.Normal(torch.zeros(batch), 1.0))
+        return {"z": start, "path": torch.zeros(self.features.shape), "shared": self.features, "new": None, "t": 0}
+
+    def step(self, t: int, state: dict[str, Any], frame: Tensor) -> dict[str, Any]:
+        z = pyro.sample("z", dist.Normal(state["z"], 1.0))
+        if self.is_model:
+            pyro.sample("x", dist.Normal(z, 0.3), obs=frame)
+        path = torch.cat([state["path"][..., 1:].expand(*z.shape, -1), z.unsqueeze(-1)], -1)
+        return {"z": z, "path": path, "shared": state["shared"], "new": path[..., -2:], "t": t}
+
+
+@pytest.mark.parametrize("num_particles", [3, 4, 7])
+@pytest.mark.parametrize("initial_draw", [False, True])
+def test_all_of_a_state_follows_the_same_ancestors(num_particles, initial_draw):
+    """With K below, equal to and above B = 4; the path that a particle remembers is that of its ancestors."""
+    batch = 4
+    programs = [Walk(batch, is_model, initial_draw) for is_model in (True, False)]
+    smc = SMC(*programs, num_particles, "multinomial", 1)
+    particles = smc.init(batch)
+    drawn, ancestors = [], []
+    for t in range(batch):
+        particles, step = smc.step(t, particles, torch.randn(batch))
+        drawn.append(particles.model_state["z"])
+        ancestors.append(None if step.resampling is None else step.resampling.ancestors)
+        for state, program in zip((particles.model_state, particles.guide_state), programs, strict=True):
+            assert torch.equal(state["z"], drawn[-1])
+            assert torch.equal(state["shared"], program.features.expand(num_particles, -1, -1))
+            assert torch.equal(state["new"], state["path"][..., -2:])
+            assert state["t"] == t
+    for k in range(num_particles):
+        for b in range(batch):
+            who, path = k, []
+            for t in reversed(range(batch)):
+                path.append(drawn[t][who, b])
+                who = who if t == 0 else int(ancestors[t][who, b])
+            assert torch.equal(particles.guide_state["path"][k, b], torch.stack(path[::-1]))
+
+
+def test_a_draw_of_init_counts():
+    """p(x) of one frame: x ~ N(0, 1 + 1 + 0.3^2); the guide is the prior."""
+    frames = torch.full((1, 4000), 1.2)
+    evidence = smc_evidence(Walk(4000, True, True), Walk(4000, False, True), frames, num_particles=8).double()
+    exact = dist.Normal(0.0, math.sqrt(2.09)).log_prob(torch.tensor(1.2)).double()
+    ratio = (evidence - exact).exp()
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(4000)
+
+
+# ---------------------------------------------------------------- impossible data, hot path, errors
+
+
+class Coin:
+    """Two coins a frame, of which the frame tells whether they fell alike; a frame of 2 is impossible."""
+
+    def __init__(self, is_model: bool) -> None:
+        self.is_model = is_model
+
+    def init(self, batch: int) -> None:
+        return None
+
+    def step(self, t: int, state: Tensor | None, frame: Tensor) -> Tensor:
+        z = pyro.sample("z", dist.Bernoulli(0.5).expand([2]).to_event(1))
+        if self.is_model:
+            alike = (z[..., 0] == z[..., 1]).float()
+            pyro.factor("x", torch.where(alike == frame, 0.0, -math.inf))
+        return z
+
+
+@pytest.mark.parametrize("threshold", [0, 0.5, 1])
+def test_impossible_frames(threshold):
+    frames = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
+    run = lambda: smc_evidence(Coin(True), Coin(False), frames, num_particles=50, threshold=threshold)  # noqa: E731
+    with pytest.raises(ValueError, match="log weight above -inf .* got none of 50 for 1 of 3 data"):
+        run()
+    with pyro.validation_enabled(False):
+        evidence = run()
+        out = SMC(Coin(True), Coin(False), 50, threshold=threshold).run(frames)
+    assert evidence[1] == -math.inf
+    assert evidence.isfinite().tolist() == [True, False, True]
+    assert abs(evidence[0] - 3 * math.log(0.5)) < 1.5
+    assert out.effective_sample_size[1:, 1].tolist() == [0, 0]
+    assert out.particles.log_weight[:, 1].eq(-math.inf).all()
+    assert not any(field.isnan().any() for field in (out.increments, out.log_evidence, out.particles.log_weight))
+
+
+def test_particles_that_die_one_after_the_other_are_reported():
+    """Each frame is possible for some particle, but none for all of them; sequence 1 is named."""
+
+    class Stubborn(Coin):
+        def step(self, t, state, frame):
+            z = super().step(t, None, torch.full_like(frame, 3.0)) if not self.is_model else None
+            if self.is_model:
+                z = pyro.sample("z", dist.Bernoulli(0.5).expand([2]).to_event(1))
+                place = torch.arange(2).unsqueeze(-1)
+                pyro.factor("x", torch.where((place == t) & (torch.arange(3) == 1), -math.inf, 0.0))
+            return z
+
+    with pytest.raises(ValueError, match=r"explain frame 1 of every sequence, .* for sequences \[1\]"):
+        smc_evidence(Stubborn(True), Stubborn(False), torch.zeros(2, 3), num_particles=2, threshold=0)
+
+
+def test_no_host_reads_on_the_hot_path():
+    class NoHostReads(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            assert func is not torch.ops.aten._local_scalar_dense.default, "a tensor was read"
+            return func(*args, **(kwargs or {}))
+
+    programs, frames = (Walk(4, True), Walk(4, False)), torch.randn(3, 4)
+    with pyro.validation_enabled(False), NoHostReads():
+        smc_evidence(*programs, frames, num_particles=5)
+
+
+def test_evaluation_has_no_gradients():
+    class Learned(Bootstrap):
+        def step(self, t, state, frame):
+            loc = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+            return pyro.sample("z", dist.MultivariateNormal(loc.expand(*state.shape), tensor(Q)))
+
+    assert not smc_evidence(LinearModel(), Learned(), copies_of_video(3), num_particles=4).requires_grad
+
+
+class TestErrors:
+    frames = torch.zeros(2, 3)
+
+    def test_programs_without_steps(self):
+        with pytest.raises(ValueError, match=r"expected a guide with methods init\(batch\) and step.*got function"):
+            SMC(Coin(True), lambda frames: None, 3)
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"num_particles": 0}, "num_particles >= 1, got 0"),
+            ({"threshold": 1.5}, "threshold from 0 .* got 1.5"),
+            ({"resampling": "branching"}, "'systematic'.* got 'branching'"),
+        ],
+    )
+    def test_arguments(self, arguments, message):
+        with pytest.raises(ValueError, match=message):
+            SMC(Coin(True), Coin(False), **({"num_particles": 3} | arguments))
+
+    @pytest.mark.parametrize("frames", [torch.zeros(0, 3), torch.zeros(2, 0), torch.zeros(3), [1.0]])
+    def test_frames(self, frames):
+        with pytest.raises(ValueError, match=r"expected frames of shape \[T, B, ...\] with T and B >= 1"):
+            smc_evidence(Coin(True), Coin(False), frames, num_particles=3)
+
+    def test_sites_that_differ(self):
+        class Renamed(Coin):
+            def step(self, t, state, frame):
+                return pyro.sample("y", dist.Bernoulli(0.5).expand([2]).to_event(1))
+
+        with pytest.raises(ValueError, match="sampled in the guide but not in the model: 'y'"):
+            smc_evidence(Coin(True), Renamed(False), self.frames, num_particles=3)
+
+    def test_a_plate_inside_a_step(self):
+        class Plated(Coin):
+            def step(self, t, state, frame):
+                with pyro.plate("objects", 2):
+                    return pyro.sample("z", dist.Bernoulli(0.5))
+
+        with pytest.raises(ValueError, match="no plate inside a step but its own, 'sequences', got 'objects' .*'z'"):
+            smc_evidence(Coin(True), Plated(False), self.frames, num_particles=3)
+
+    def test_a_state_that_loses_the_batch(self):
+        class Lossy(Coin):
+            def step(self, t, state, frame):
+                return super().step(t, state, frame).mean(1)
+
+        with pytest.raises(ValueError, match=r"expected state of shape \[5, 3, ...\] .* got \[5, 2\]"):
+            smc_evidence(Lossy(True), Coin(False), self.frames, num_particles=5)
