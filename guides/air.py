@@ -22,11 +22,15 @@ class AIRGuide(Program):
     Args:
         discovery: any discovery guide.
         scene: the sizes it shares with the model.
+
+    Raises:
+        ValueError: if a part draws wrong sites or shapes; with the numbers.
     """
 
     def __init__(self, discovery: DiscoveryGuideProgram, scene: SceneConfig) -> None:
         super().__init__(scene)
         self.discovery = discovery
+        self.rehearse()
 
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
         """Infers the objects of one frame. See :meth:`Program.step`."""

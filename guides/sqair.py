@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.propagation import PropagationGuide
@@ -53,6 +53,9 @@ class SQAIRGuide(Program):
         discovery: any :class:`DiscoveryGuideProgram`.
         propagation: any :class:`PropagationGuideProgram`.
         scene: the sizes it shares with the model.
+
+    Raises:
+        ValueError: if a part draws wrong sites or shapes; with the numbers.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class SQAIRGuide(Program):
         super().__init__(scene)
         self.discovery = discovery
         self.propagation = propagation
+        self.rehearse()
 
     @property
     def fresh_memory(self) -> Tensor | None:
@@ -93,6 +97,8 @@ class SQAIRGuide(Program):
         encoder: SetEncoder | None = None,
         vision: Vision | None = None,
         relations: Relations | None = None,
+        discovery_baseline: nn.Module | None = None,
+        propagation_baseline: nn.Module | None = None,
     ) -> SQAIRGuide:
         """The inference half of MLP-SQAIR or, with :func:`conv_vision`, of CONV-SQAIR (paper, D.2).
 
@@ -102,12 +108,14 @@ class SQAIRGuide(Program):
             encoder: summarises propagated objects; pass the model's own to share it, as the released code does.
             vision: encoders of image and glimpses; the default are those of MLP-SQAIR.
             relations: what objects do to each other (R-SQAIR); pass the model's own to share it.
+            discovery_baseline: see :class:`DiscoveryGuide`.
+            propagation_baseline: see :class:`PropagationGuide`.
         """
         if encoder is None:
             encoder = SetEncoder(scene.what_dim, hidden_size)
         image, features, glimpse = mlp_vision(scene, hidden_size) if vision is None else vision
         return cls(
-            DiscoveryGuide(image, features, encoder, glimpse, scene.what_dim, hidden_size),
-            PropagationGuide(glimpse, scene.what_dim, hidden_size, relations=relations),
+            DiscoveryGuide(image, features, encoder, glimpse, scene.what_dim, hidden_size, baseline=discovery_baseline),
+            PropagationGuide(glimpse, scene.what_dim, hidden_size, relations=relations, baseline=propagation_baseline),
             scene,
         )

@@ -33,12 +33,16 @@ class AIR(Program):
         discovery_prior: any discovery prior; it is always told that the frame is the first.
         renderer: any renderer.
         scene: the sizes it shares with the guide.
+
+    Raises:
+        ValueError: if a part draws wrong sites or shapes, or makes images of a wrong size; with the numbers.
     """
 
     def __init__(self, discovery_prior: DiscoveryPriorProgram, renderer: RendererProgram, scene: SceneConfig) -> None:
         super().__init__(scene)
         self.discovery_prior = discovery_prior
         self.renderer = renderer
+        self.rehearse()
 
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
         """One frame; nothing of ``state`` matters but which ids are taken. See :meth:`Program.step`."""

@@ -54,7 +54,14 @@ class Renderer(nn.Module):
 
     def glimpses(self, what: Tensor) -> Tensor:
         """Line 3: decodes ``what`` of shape ``[*, D]`` into glimpses of shape ``[*, C, h, w]``."""
-        return (self.decoder(what) * self.scale).unflatten(-1, (self.channels, *self.glimpse_size))
+        decoded = self.decoder(what) * self.scale
+        shape = (self.channels, *self.glimpse_size)
+        if decoded.shape[-1] != math.prod(shape):
+            raise ValueError(
+                f"expected a decoder that makes {math.prod(shape)} numbers, for glimpses of {shape[0]} channels and "
+                f"{shape[1]}x{shape[2]} pixels, got one that makes {decoded.shape[-1]}"
+            )
+        return decoded.unflatten(-1, shape)
 
     def forward(self, objects: Objects) -> Tensor:
         """The mean image y, shape ``[*, C, H, W]``."""

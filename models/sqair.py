@@ -71,6 +71,9 @@ class SQAIR(Program):
         propagation_prior: any :class:`PropagationPriorProgram`.
         renderer: any :class:`RendererProgram`.
         scene: the sizes it shares with the guide.
+
+    Raises:
+        ValueError: if a part draws wrong sites or shapes, or makes images of a wrong size; with the numbers.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class SQAIR(Program):
         self.discovery_prior = discovery_prior
         self.propagation_prior = propagation_prior
         self.renderer = renderer
+        self.rehearse()
 
     @property
     def fresh_memory(self) -> Tensor | None:

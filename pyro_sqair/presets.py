@@ -56,6 +56,11 @@ class DigitVideos:
     digits: Literal["embedded", "mnist"]
     motion: MotionConfig
 
+    @property
+    def most_objects(self) -> int:
+        """The most that a video may hold."""
+        return self.motion.max_digits
+
     def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> MovingDigits:
         """See :meth:`Preset.source`."""
         digits: DigitImages = embedded_digits(split) if self.digits == "embedded" else mnist_digits(split, mnist)
@@ -71,6 +76,11 @@ class BallVideos:
     """
 
     balls: BallsConfig
+
+    @property
+    def most_objects(self) -> int:
+        """The most that a video may hold."""
+        return self.balls.max_balls
 
     def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> BouncingBalls:
         """See :meth:`Preset.source`."""
@@ -131,6 +141,13 @@ class Preset:
     scene: SceneConfig
     system: System
     training: TrainingConfig = field(default_factory=TrainingConfig)
+
+    def __post_init__(self) -> None:
+        most = getattr(self.videos, "most_objects", 0)
+        if most > self.scene.num_slots:
+            raise ValueError(
+                f"expected at least {most} slots, for as many objects as a video may hold, got {self.scene.num_slots}"
+            )
 
     @property
     def priced(self) -> bool:
@@ -267,9 +284,14 @@ def file_preset(
             f"expected test frames of {train.image_size} pixels and {train.channels} channels, as those to train on, "
             f"got {test.image_size} and {test.channels}"
         )
+    most = int(test.read(slice(100)).count.max())  # at a time, as far as anybody has counted
     if num_slots is None:
-        counted = int(test.read(slice(100)).count.max()) > 0
-        num_slots = train.max_objects + 1 if counted else 4
+        num_slots = train.max_objects + 1 if most > 0 else 4
+    if num_slots < most:
+        raise ValueError(
+            f"expected at least {most} slots, for as many objects as {videos.path('test')} has at a time, "
+            f"got {num_slots}"
+        )
     stages = moving_mnist_preset().training.curriculum
     longest = train.num_frames
     shares = {length: 0.0 for length, _ in stages if length <= longest} or {longest: 0.0}

@@ -10,6 +10,7 @@ import dataclasses
 from typing import Any, Self
 
 import pyro
+import pyro.poutine as poutine
 import torch
 from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
@@ -77,6 +78,38 @@ class Program(PyroModule):
             if resize := getattr(part, "resize", None):
                 resize(num_slots)
         return copied
+
+    def rehearse(self) -> None:
+        """Runs over two frames with every slot taken, to find parts that do not fit before any work is lost.
+
+        It leaves no trace: random numbers, parameters and handlers stay as they are. A program whose weights are of
+        several types or on several devices cannot run yet, and is left alone.
+
+        Raises:
+            ValueError: if a part draws wrong sites or shapes, or makes images of a wrong size; with the numbers.
+        """
+        if len({(parameter.dtype, parameter.device) for parameter in self.parameters()}) > 1:
+            return
+        like = next(self.parameters(), torch.empty(0))
+        slots = range(self.scene.num_slots)
+        taken = {f"frame_0/disc_{i}/pres": like.new_ones(1) for i in slots}
+        taken |= {f"frame_1/prop_{i}/pres": like.new_ones(1) for i in slots}
+        shape = (self.scene.channels, *self.scene.image_size)
+        frames = like.new_zeros(2, 1, *shape)
+        devices = [like.device] if like.device.type == "cuda" else []
+        with (
+            torch.no_grad(),
+            torch.random.fork_rng(devices=devices),
+            pyro.get_param_store().scope(),
+            poutine.block(),
+            pyro.validation_enabled(True),
+        ):
+            states = poutine.condition(self, data=taken)(frames)
+        for state in states:
+            if state.image is not None and tuple(state.image.shape[-3:]) != shape:
+                raise ValueError(
+                    f"expected a renderer that makes images of shape {list(shape)}, got {list(state.image.shape[-3:])}"
+                )
 
     def part(self, name: str) -> Any:
         """A component, without registering its parameters again.
