@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pyro_sqair.guides.baselines import baseline_options
 from pyro_sqair.guides.glimpse import GlimpseEncoder
 from pyro_sqair.networks import MLP, NoContext, SetEncoder, VanillaRNN, join
 from pyro_sqair.scene import Objects
@@ -31,6 +32,8 @@ class DiscoveryGuide(nn.Module):
         hidden_size: units of the recurrent network and the perceptrons.
         presence_bias: the logit of finding one more object starts here.
         scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+        baseline: predicts the cost downstream of ``pres`` from what is known before that is drawn, ``[*, F]`` to
+            ``[*]`` where F = hidden_size + what_dim, for :class:`~pyro_sqair.infer.NVIL`; it learns by its own loss.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class DiscoveryGuide(nn.Module):
         hidden_size: int,
         presence_bias: float = 1.0,
         scale_bias: float = -3.0,
+        baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.image_encoder = image_encoder
@@ -54,6 +58,7 @@ class DiscoveryGuide(nn.Module):
         self.where = MLP(hidden_size, [hidden_size, hidden_size], 8)
         self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
         self.pres = MLP(hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
+        self.baseline = baseline
 
     def forward(self, frame: Tensor, propagated: Objects, slots: Slots) -> None:
         """Draws ``where``, ``what`` and ``pres`` in every slot.
@@ -77,5 +82,7 @@ class DiscoveryGuide(nn.Module):
             where = pyro.sample("where", dist.Normal(loc, scale).to_event(1))  # line 10
             seen = self.glimpse_encoder(frame, where)  # lines 11-12
             what = pyro.sample("what", dist.Normal(*seen).to_event(1))  # line 13
-            logits = self.pres(join(hidden, what)).squeeze(-1)
-            pres = pyro.sample("pres", dist.Bernoulli(logits=logits))  # line 7
+            known = join(hidden, what)
+            logits = self.pres(known).squeeze(-1)
+            infer = baseline_options(self.baseline, known)
+            pres = pyro.sample("pres", dist.Bernoulli(logits=logits), infer=infer)  # line 7

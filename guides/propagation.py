@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.distributions import CorrelatedNormal
+from pyro_sqair.guides.baselines import baseline_options
 from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
 from pyro_sqair.networks import GRU, MLP, VanillaRNN, join
 from pyro_sqair.relations import NoRelations, Relations
@@ -78,6 +79,8 @@ class PropagationGuide(nn.Module):
         scale_bias: the softplus of this is where the standard deviations of ``where`` start.
         relations: what objects do to each other, which both recurrent networks are told (R-SQAIR, Eq. 4); nothing if
             not given.
+        baseline: predicts the cost downstream of ``pres`` from what is known before that is drawn, ``[*, F]`` to
+            ``[*]`` where F = 2 hidden_size + what_dim, for :class:`~pyro_sqair.infer.NVIL`; it learns by its own loss.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class PropagationGuide(nn.Module):
         presence_bias: float = 5.0,
         scale_bias: float = -4.0,
         relations: Relations | None = None,
+        baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.what_dim = what_dim
@@ -103,6 +107,7 @@ class PropagationGuide(nn.Module):
         self.temporal = GRU(hidden_size + 4 + 2 * what_dim + effect, hidden_size)
         self.what = GatedAppearance(hidden_size, what_dim)
         self.pres = MLP(2 * hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
+        self.baseline = baseline
         self.sizes = (hidden_size, self.relations.state_size)
         self.register_buffer("initial_memory", torch.zeros(sum(self.sizes)), persistent=False)
 
@@ -147,8 +152,10 @@ class PropagationGuide(nn.Module):
             memories[i] = self.temporal(join(hidden, where, *seen, effects[i]), state)  # line 13, Eq. 15
             what = pyro.sample("what", self.what(memories[i], whats[i], *seen))  # line 14
 
-            logits = self.pres(join(hidden, memories[i], what)).squeeze(-1)
-            pres = pyro.sample("pres", dist.Bernoulli(logits=logits))  # line 15, Eq. 13
+            known = join(hidden, memories[i], what)
+            logits = self.pres(known).squeeze(-1)
+            infer = baseline_options(self.baseline, known)
+            pres = pyro.sample("pres", dist.Bernoulli(logits=logits), infer=infer)  # line 15, Eq. 13
             other = join(what, where, pres.unsqueeze(-1))  # line 16
         batch = batch_shape(*(m.shape for m in memories))
         memory = torch.stack([m.expand(batch) for m in memories], -2)
