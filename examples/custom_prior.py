@@ -21,12 +21,13 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from pyro_sqair.data import BallsConfig, held_out
-from pyro_sqair.presets import BallVideos, small_balls_preset
+from pyro_sqair.presets import small_balls_preset
 from pyro_sqair.report import simulate, validate
 from pyro_sqair.training import Outcome, Trainer
+from pyro_sqair.videos import BallVideos
 from pyro_sqair.viz import draw_errors, draw_prediction
 
-BALLS = BallsConfig(box=40, crop=None, min_balls=1, max_balls=2, radii=(4.0,), masses=(1.0,), speed=1.5)
+BALLS = BallsConfig(box=40, crop=None, min_balls=2, max_balls=2, radii=(4.0,), masses=(1.0,), speed=1.5)
 WALL = 1 - 2 * BALLS.radii[0] / BALLS.box  # how far a centre gets from the middle of the frame
 
 
@@ -86,7 +87,7 @@ def main(args: Arguments) -> None:
     errors = {}
     for name in ("GRU", "physics"):
         torch.manual_seed(args.seed)
-        model, guide = dataclasses.replace(base, scene=scene).programs()
+        model, guide = dataclasses.replace(base, scene=scene, videos=videos).programs()
         if name == "physics":
             model.propagation_prior = Physics(scene.what_dim)
         out, few = args.out / name, test.slice(slice(64))

@@ -34,6 +34,7 @@ LAYERS = (
     "evaluation",
     "viz",
     "systems",
+    "videos",
     "presets",
     "report",
     "online",
@@ -51,11 +52,12 @@ MAY_IMPORT = {
     "evaluation": TOP,
     "viz": TOP,
     "systems": TOP,
-    "presets": {*TOP, "systems"},
+    "videos": {"data", "toolkit"},
+    "presets": {*TOP, "systems", "videos"},
     "report": TOP,
     "online": TOP,
-    "cli": {*TOP, "systems", "presets", "report", "online", "cli"},
-    "script": {*TOP, "systems", "presets", "report", "online", "cli"},
+    "cli": {*TOP, "systems", "videos", "presets", "report", "online", "cli"},
+    "script": {*TOP, "systems", "videos", "presets", "report", "online", "cli"},
 }
 
 NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "misc", "common"}

@@ -15,9 +15,10 @@ import tyro
 
 from pyro_sqair.data import RNEMDataset, SequenceDataset
 from pyro_sqair.infer import check_sites
-from pyro_sqair.presets import FileVideos, Preset, file_preset
+from pyro_sqair.presets import Preset, file_preset
 from pyro_sqair.report import table, validate, write_report
 from pyro_sqair.training import Outcome, Trainer
+from pyro_sqair.videos import FileVideos
 
 
 @dataclass

@@ -11,7 +11,8 @@ import torch
 
 from pyro_sqair.cli import main
 from pyro_sqair.data import BouncingBalls, SequenceDataset, SequenceWriter, four_balls, held_out, write_sequences
-from pyro_sqair.presets import FileVideos, file_preset
+from pyro_sqair.presets import file_preset
+from pyro_sqair.videos import FileVideos
 
 SMALL = ["--steps", "2", "--threads", "1", "--sequences", "4", "--hidden", "16", "--what-dim", "4"]
 
