@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def typed() -> dict[str, Any]:
     """All names that README's Python blocks define."""
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), names)
@@ -28,6 +28,11 @@ def typed() -> dict[str, Any]:
 def test_blocks_run_and_track(typed: dict[str, Any]) -> None:
     assert typed["tracks"].image.shape == (3, 32, 1, 50, 50)
     assert typed["future"].objects.where.shape == (10, 32, 2, 4)
+
+
+def test_filter_follows(typed: dict[str, Any]) -> None:
+    assert typed["seen"].boxes.shape == (2, 4)
+    assert typed["seen"].log_evidence.isfinite()
 
 
 def test_thirty_lines_are_the_model(typed: dict[str, Any]) -> None:
