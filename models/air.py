@@ -13,12 +13,12 @@ from pyro_sqair.models.discovery import DiscoveryPrior, GeometricCount
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
 from pyro_sqair.models.sqair import DiscoveryPriorProgram, RendererProgram
 from pyro_sqair.networks import NoContext
-from pyro_sqair.program import Program
+from pyro_sqair.program import GenerativeProgram
 from pyro_sqair.scene import SceneConfig, State, merge, no_objects
 from pyro_sqair.slots import DiscoverySlots, Prefix
 
 
-class AIR(Program):
+class AIR(GenerativeProgram):
     r"""SQAIR without propagation: every frame is a scene of its own, and every object in it a new one.
 
     .. code-block:: text
@@ -57,11 +57,6 @@ class AIR(Program):
             mean = renderer(state.objects)
             pyro.sample("image", ImageNormal(mean, renderer.std), obs=frame)
         return state._replace(image=mean)
-
-    def length(self, seen: int, steps: int | None) -> int:
-        if steps is not None and steps < seen:
-            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
-        return seen if steps is None else steps
 
     @classmethod
     def build(

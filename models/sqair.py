@@ -15,7 +15,7 @@ from pyro_sqair.models.discovery import DiscoveryPrior
 from pyro_sqair.models.propagation import GRUPropagationPrior
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
 from pyro_sqair.networks import SetEncoder
-from pyro_sqair.program import Program
+from pyro_sqair.program import GenerativeProgram
 from pyro_sqair.scene import Objects, SceneConfig, State, merge
 from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
@@ -49,7 +49,7 @@ class RendererProgram(Protocol):
     def __call__(self, objects: Objects) -> Tensor: ...
 
 
-class SQAIR(Program):
+class SQAIR(GenerativeProgram):
     r"""Objects are discovered, propagated from frame to frame, and forgotten (Eq. 3).
 
     .. code-block:: text
@@ -118,11 +118,6 @@ class SQAIR(Program):
             mean = renderer(state.objects)
             pyro.sample("image", ImageNormal(mean, renderer.std), obs=frame)
         return state._replace(image=mean)
-
-    def length(self, seen: int, steps: int | None) -> int:
-        if steps is not None and steps < seen:
-            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
-        return seen if steps is None else steps
 
     @classmethod
     def build(

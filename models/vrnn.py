@@ -16,11 +16,11 @@ from pyro_sqair.backbone import VRNNBackbone, VRNNConfig, VRNNState
 from pyro_sqair.convolutions import MirroredDecoder
 from pyro_sqair.distributions import ImageNormal
 from pyro_sqair.networks import MLP, join
-from pyro_sqair.program import Program
+from pyro_sqair.program import GenerativeProgram
 from pyro_sqair.slots import Prefix
 
 
-class VRNN(Program):
+class VRNN(GenerativeProgram):
     r"""A recurrent network with a latent in every frame, and no notion of objects.
 
     .. code-block:: text
@@ -67,8 +67,3 @@ class VRNN(Program):
             image = pyro.sample("image", ImageNormal(mean, self.config.std), obs=frame)
             seen = backbone.see(image.flatten(-3))
         return VRNNState(state.objects, output, cell, seen, thought, mean)
-
-    def length(self, seen: int, steps: int | None) -> int:
-        if steps is not None and steps < seen:
-            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
-        return seen if steps is None else steps

@@ -184,8 +184,10 @@ class MirroredDecoder(nn.Module):
         outputs = [channels, *maps[:-1]]
         for i in reversed(range(len(maps))):
             # What a stride rounded up on the way in is given back on the way out.
-            sides = zip(sizes[i], sizes[i + 1], strict=True)
-            lost = tuple(after - (before - 1) * strides[i] - 1 for after, before in sides)
+            lost = (
+                sizes[i][0] - (sizes[i + 1][0] - 1) * strides[i] - 1,
+                sizes[i][1] - (sizes[i + 1][1] - 1) * strides[i] - 1,
+            )
             layers += [nn.ConvTranspose2d(maps[i], outputs[i], 3, strides[i], padding=1, output_padding=lost), nn.ELU()]
         self.layers = nn.Sequential(*layers[:-1])
 

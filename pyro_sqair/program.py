@@ -158,3 +158,12 @@ class Program(PyroModule):
                 state = self.step(t, state, frames[t] if t < seen else None)
                 states.append(state)
         return states
+
+
+class GenerativeProgram(Program):
+    """A model: it can go on where there are no more frames to see, and generates them."""
+
+    def length(self, seen: int, steps: int | None) -> int:
+        if steps is not None and steps < seen:
+            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
+        return seen if steps is None else steps

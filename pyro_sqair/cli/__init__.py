@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 1 if the command said no to what it was given; 130 if it was interrupted.
     """
     command = tyro.cli(
-        Command,  # type: ignore[arg-type]  # an annotated union is not a type, and tyro takes it
+        Command,
         prog="pyro-sqair",
         description=__doc__,
         args=arguments,
