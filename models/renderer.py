@@ -53,7 +53,7 @@ class Renderer(nn.Module):
         self.mean_image = nn.Parameter(torch.zeros(channels, *image_size))
 
     def glimpses(self, what: Tensor) -> Tensor:
-        """Line 3: decodes ``what`` of shape ``[*, D]`` into glimpses of shape ``[*, C, h, w]``."""
+        """Line 4: decodes ``what`` of shape ``[*, D]`` into glimpses of shape ``[*, C, h, w]``."""
         decoded = self.decoder(what) * self.scale
         shape = (self.channels, *self.glimpse_size)
         if decoded.shape[-1] != math.prod(shape):
