@@ -3,10 +3,11 @@
 
 """What SQAIR's guide loses without one of its parts: other propagation guides to pass to it.
 
-The proposal glimpse shows the relation RNN no more of the frame than the place where an object is expected. The paper's
-first version showed it what discovery sees, an encoding of the whole image, and identities were swapped (Kosiorek et al.
-2018, Appendices A and F, Fig. 9): that is :class:`ImagePropagationGuide`. :class:`UnsightedPropagationGuide` shows it nothing,
-and :class:`ForgetfulPropagationGuide` propagates nothing, so that every frame is discovered anew.
+The proposal glimpse shows the relation RNN no more of the frame than the place where an object is expected. The
+paper's first version showed it an encoding of the whole image, which is what discovery sees, and identities were
+swapped (Kosiorek et al. 2018, Appendices A and F, Fig. 9): that is :class:`ImagePropagationGuide`.
+:class:`UnsightedPropagationGuide` shows it nothing, and :class:`ForgetfulPropagationGuide` propagates nothing, so that
+every frame is discovered anew.
 """
 
 from __future__ import annotations
@@ -119,9 +120,9 @@ class ForgetfulPropagationGuide:
 
     At a probability of exactly zero the weights would be finite and wrong: no particle could tell of an object that
     stays, and their average would be the evidence of the histories in which none does. So an object stays now and then;
-    it is then drawn around where and as it was, which adds no more than -log(stay) nats (13.8) to a log weight beyond
-    what model and guide say of its ``where`` and ``what``. The average weight is p(x) again, in principle: by default such
-    particles are too rare to count on, and what one sees of the bound is that of discovery alone.
+    it is then drawn around where and as it was, and its presence adds -log(stay) nats (13.8) to a log weight. The
+    average weight is p(x) again, in principle: by default such particles are too rare to count on, and the bound that
+    one sees is that of discovery alone.
 
     Args:
         stay: the probability that an object stays.

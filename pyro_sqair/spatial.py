@@ -125,7 +125,7 @@ def place(where: Tensor, glimpse_size: tuple[int, int], image_size: tuple[int, i
 
 
 def paste(glimpses: Tensor, placement: Placement) -> Tensor:
-    """Writes glimpses into an image and adds them up (Algorithm 1, lines 3-5).
+    """Writes glimpses into an image and adds them up (Algorithm 1, lines 3 and 5).
 
     Two small matrix products: the second one sums over slots as well.
 

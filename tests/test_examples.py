@@ -4,6 +4,7 @@
 """Every example runs, on settings so small that it takes seconds."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SMALL = {"moving_mnist.py": ["--steps", "2", "--sequences", "4"]}
+SMALL = {
+    "moving_mnist.py": ["--steps", "2", "--sequences", "4"],
+    "swap_guide.py": ["--steps", "2", "--sequences", "4", "--threads", "1"],
+    "bouncing_balls.py": ["--steps", "2", "--sequences", "4", "--relations", "none", "memory"],
+    "custom_prior.py": ["--steps", "2", "--sequences", "4"],
+    "air_estimators.py": ["--steps", "2", "--held-out", "4", "--batch", "4", "--jobs", "1"],
+}
 
 
 def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -67,3 +74,59 @@ def test_missing_mnist_files_are_named(tmp_path: Path) -> None:
     assert result.returncode != 0
     assert "train-images-idx3-ubyte.gz" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_air_estimators_start_alike_and_are_drawn(tmp_path: Path) -> None:
+    result = run("air_estimators.py", *SMALL["air_estimators.py"], "--out", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    names = {"TraceGraph_ELBO", "RenyiELBO", "VIMCO", "OVIS", "RWS"}
+    assert {path.name for path in tmp_path.iterdir()} == {"estimators.png"} | {f"{name}.json" for name in names}
+    curves = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in names}
+    assert all(curve["steps"] == [0, 1, 2] for curve in curves.values())
+    # The same weights and the same noise at first.
+    assert len({curve["accuracy"][0] for curve in curves.values()}) == 1
+    # Each goes its own way; but OVIS's is VIMCO's in the first steps, where one particle has all the weight.
+    assert len({curves[name]["iwae"]["mean"] for name in names - {"OVIS"}}) == 4
+    for name in names:
+        assert re.search(rf"^\| {name} \| 2 \| \d+ \| [01]\.\d+ \| ", result.stdout, re.MULTILINE)
+
+
+def test_an_unknown_estimator_names_the_known_ones(tmp_path: Path) -> None:
+    result = run("air_estimators.py", "--estimators", "VIMCO", "REINFORCE", "--out", str(tmp_path / "run"))
+    assert result.returncode != 0
+    assert "TraceGraph_ELBO" in result.stderr + result.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_swap_guide_compares_three_guides(tmp_path: Path) -> None:
+    result = run("swap_guide.py", *SMALL["swap_guide.py"], "--out", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    names = ("paper", "no-proposal", "parallel")
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "guides.png"}
+    rows = {}
+    for line in result.stdout.splitlines():
+        name, *values = line.split()
+        if name in names and len(values) == 3:
+            rows[name] = [float(value) for value in values]
+    assert rows.keys() == set(names)
+    assert all(0 <= accuracy <= 1 and switches >= 0 and time > 0 for accuracy, switches, time in rows.values())
+
+
+def test_bouncing_balls_simulates_four_and_more(tmp_path: Path) -> None:
+    result = run("bouncing_balls.py", *SMALL["bouncing_balls.py"], "--threads", "1", "--out", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    found = json.loads((tmp_path / "simulation.json").read_text())
+    assert found.keys() == {"none", "memory"}
+    for kind, settings in found.items():
+        assert settings.keys() == {"4 balls", "6-8 balls"}
+        for name, figures in settings.items():
+            assert {"data", "relational", "relational_std", "error", "count_accuracy"} <= figures.keys()
+            assert (tmp_path / kind / f"{name.replace(' ', '-')}.png").exists()
+    assert (tmp_path / "relational.png").exists()
+
+
+def test_custom_prior_compares_two(tmp_path: Path) -> None:
+    result = run("custom_prior.py", *SMALL["custom_prior.py"], "--threads", "1", "--out", str(tmp_path))
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"GRU +\d+.\d+ px off", result.stdout) and re.search(r"physics +\d+.\d+ px off", result.stdout)
+    assert {"errors.png", "GRU", "physics"} <= {path.name for path in tmp_path.iterdir()}

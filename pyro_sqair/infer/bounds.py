@@ -156,7 +156,7 @@ class _WeightSums(NamedTuple):
 class _Moments(NamedTuple):
     """Of log w, log p(x | z) and log q(z | x) / p(z) so far, in double, merged pairwise (Chan et al. 1983)."""
 
-    count: int
+    number: int
     mean: Tensor  # [3, *batch]
     squares: Tensor  # [3, *batch]  sum of squared distances to the mean
 
@@ -168,11 +168,11 @@ class _Moments(NamedTuple):
         return cls(values.shape[1], mean, (values - mean[:, None]).square().sum(1))
 
     def joined(self, other: _Moments) -> _Moments:
-        count = self.count + other.count
+        number = self.number + other.number
         step = other.mean - self.mean
-        squares = self.squares + other.squares + step.square() * (self.count * other.count / count)
+        squares = self.squares + other.squares + step.square() * (self.number * other.number / number)
         # Not mean + step * ...: that would make NaN of two chunks that are both -inf.
-        return _Moments(count, (self.count * self.mean + other.count * other.mean) / count, squares)
+        return _Moments(number, (self.number * self.mean + other.number * other.mean) / number, squares)
 
 
 def _chunks(

@@ -256,7 +256,7 @@ def test_memory_is_bounded_by_the_chunk():
 
     ten = live(20, 10)
     assert ten < 40 * 10 * 100  # a few dozen tensors of a chunk's size
-    assert live(1000, 10) <= 1.1 * ten
+    assert live(1000, 10) < 1.5 * ten  # one number a datum and chunk kept would be 1.6 times
     assert live(1000, None) > 50 * ten
 
 
