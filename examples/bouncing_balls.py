@@ -26,7 +26,7 @@ from pyro_sqair.infer import check_sites
 from pyro_sqair.presets import balls_preset, small_balls_preset
 from pyro_sqair.report import simulate, validate
 from pyro_sqair.systems import Interaction, Memory
-from pyro_sqair.training import Outcome, Trainer
+from pyro_sqair.training import Trainer
 from pyro_sqair.viz import draw_comparison, draw_prediction
 
 Kind = Literal["none", "interaction", "memory"]
@@ -75,9 +75,7 @@ def run(kind: Kind, args: Arguments) -> dict[str, dict]:
     trainer = Trainer(
         model, guide, elbo, train, config, out, lambda _: validate(model, guide, few), experiment.identity()
     )
-    if trainer.checkpoint.exists():
-        trainer.resume()
-    if trainer.run() is Outcome.INTERRUPTED:
+    if not trainer.complete():
         raise SystemExit("the same command continues")
     with trainer.averaged_weights():
         larger = model.with_slots(8), guide.with_slots(8)  # the same weights, room for more

@@ -23,7 +23,7 @@ from torch.nn.functional import softplus
 from pyro_sqair.data import BallsConfig, held_out
 from pyro_sqair.presets import small_balls_preset
 from pyro_sqair.report import simulate, validate
-from pyro_sqair.training import Outcome, Trainer
+from pyro_sqair.training import Trainer
 from pyro_sqair.videos import BallVideos
 from pyro_sqair.viz import draw_errors, draw_prediction
 
@@ -93,9 +93,7 @@ def main(args: Arguments) -> None:
         out, few = args.out / name, test.slice(slice(64))
         elbo, check = base.estimator(), functools.partial(judge, model, guide, few)
         trainer = Trainer(model, guide, elbo, videos.source("train"), config, out, check, {"prior": name})
-        if trainer.checkpoint.exists():
-            trainer.resume()
-        if trainer.run() is Outcome.INTERRUPTED:
+        if not trainer.complete():
             raise SystemExit("the same command continues")
         with trainer.averaged_weights():
             found, rollout = simulate(model, guide, test, seen=4)

@@ -22,7 +22,7 @@ from pyro_sqair.data import held_out
 from pyro_sqair.infer import check_sites
 from pyro_sqair.presets import preset
 from pyro_sqair.report import table, validate, write_report
-from pyro_sqair.training import Outcome, Trainer
+from pyro_sqair.training import Trainer
 
 
 @dataclass
@@ -66,11 +66,8 @@ def main(args: Arguments) -> None:
     trainer = Trainer(
         model, guide, elbo, train, config, args.out, lambda _: validate(model, guide, few), experiment.identity()
     )
-    if trainer.checkpoint.exists():
-        trainer.resume()
-        print(f"continuing {args.out} at step {trainer.step}; for a new run, remove the folder or name another --out")
     print(f"training for {steps} steps on {device}; Ctrl-C saves and stops")
-    if trainer.run() is Outcome.INTERRUPTED:
+    if not trainer.complete():
         return print("the same command continues")
     print(f"evaluating {args.sequences} sequences and drawing; this takes a minute or two")
     print(table(write_report(trainer, model, guide, test, given_counts=experiment.priced)))

@@ -17,7 +17,7 @@ from pyro_sqair.data import RNEMDataset, SequenceDataset
 from pyro_sqair.infer import check_sites
 from pyro_sqair.presets import Preset, file_preset
 from pyro_sqair.report import table, validate, write_report
-from pyro_sqair.training import Outcome, Trainer
+from pyro_sqair.training import Trainer
 from pyro_sqair.videos import FileVideos
 
 
@@ -82,11 +82,8 @@ class Train:
             lambda _: validate(model, guide, few),
             experiment.identity(),
         )
-        if trainer.checkpoint.exists():
-            trainer.resume()
-            print(f"continuing {self.out} at step {trainer.step}; for a new run name another --out")
         print(f"training for {config.steps} steps on {device}; Ctrl-C saves and stops")
-        if trainer.run() is Outcome.INTERRUPTED:
+        if not trainer.complete():
             return print("the same command continues")
         print(f"evaluating {test.frames.shape[1]} sequences and drawing; this takes a minute or two")
         print(table(write_report(trainer, model, guide, test, given_counts=experiment.priced)))

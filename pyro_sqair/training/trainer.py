@@ -150,6 +150,21 @@ class Trainer:
         )
         return Outcome.INTERRUPTED
 
+    def complete(self) -> bool:
+        """Takes up the run where its checkpoint left it, if there is one, and trains until the last step.
+
+        Returns:
+            whether the run is finished; else it was interrupted, and calling this again continues it.
+
+        Raises:
+            ValueError: if the folder holds the checkpoint of another run; see `resume`.
+            FloatingPointError: see `run`.
+        """
+        if self.checkpoint.exists():
+            self.resume()
+            print(f"continuing {self.out} at step {self.step}; for a new run, remove the folder or name another")
+        return self.run() is Outcome.FINISHED
+
     def resume(self, path: Path | None = None) -> None:
         """Takes up a run where its checkpoint left it; if the checkpoint does not fit, nothing is touched.
 

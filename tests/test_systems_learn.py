@@ -1,0 +1,113 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Every system, and every prior, learns something small: scikit-learn's digits, in a minute or two on one core.
+
+The yardstick is what can be said of the videos without looking at any one of them: each pixel by itself, Gaussian about
+its mean. Systems that know objects also have to count better than one who always gives the most frequent answer.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyro_sqair.convolutions import ConvolutionConfig
+from pyro_sqair.data import Sequences, held_out
+from pyro_sqair.guides import WithVelocity
+from pyro_sqair.models import (
+    BouncingPrior,
+    ConstantVelocityPrior,
+    GeometricCount,
+    GRUPropagationPrior,
+    GuidedWalkPrior,
+    RandomWalkPrior,
+)
+from pyro_sqair.presets import Preset, embedded_digits_preset
+from pyro_sqair.program import Program
+from pyro_sqair.report import validate
+from pyro_sqair.systems import AIRSystem, Interaction, Memory, SQAIRSystem, VRNNSystem
+from pyro_sqair.training import Trainer
+
+pytestmark = pytest.mark.slow
+
+BASE = embedded_digits_preset()
+PLAIN = SQAIRSystem(96, output_scale=1.0, object_costs=(5.0, 10.0))
+SMALL_CNN = ConvolutionConfig((8, 16), (2, 2), 64, (5, 5), 16, (16, 16), (2, 2))
+
+
+@pytest.fixture(scope="module")
+def test_set() -> Sequences:
+    return held_out(BASE.source("test"), 128, 4, seed=3)
+
+
+@pytest.fixture(scope="module")
+def yardstick(test_set: Sequences) -> float:
+    """Nats a frame of pixels that are Gaussian about the mean image, with the best standard deviation."""
+    frames = test_set.frames.double()
+    variance = (frames - frames.mean((0, 1))).square().mean()
+    return float(-0.5 * frames[0, 0].numel() * (1 + math.log(2 * math.pi * variance)))
+
+
+def train(preset: Preset, programs: tuple[Program, Program], steps: int, test: Sequences, out: Path) -> dict[str, float]:
+    """Trains for so many steps of three frames and judges on held-out sequences of four."""
+    config = dataclasses.replace(
+        preset.training, steps=steps, curriculum=((3, 1.0),), ema_decay=0.98, validate_every=10 * steps, threads=1
+    )
+    model, guide = programs
+    trainer = Trainer(model, guide, preset.estimator(), preset.source("train"), config, out, progress=False)
+    assert trainer.complete()
+    with trainer.averaged_weights(), torch.no_grad():
+        return validate(model, guide, test)
+
+
+SYSTEMS = {
+    "conv-sqair": (dataclasses.replace(PLAIN, convolutions=SMALL_CNN), 500),
+    "air": (AIRSystem(96, output_scale=1.0, success=math.exp(-5)), 700),
+    "vrnn": (VRNNSystem(), 600),
+    "r-sqair-in": (dataclasses.replace(PLAIN, relations=Interaction()), 700),
+    "r-sqair-rmc": (dataclasses.replace(PLAIN, relations=Memory()), 700),
+}
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_system_learns(name: str, test_set: Sequences, yardstick: float, tmp_path: Path) -> None:
+    system, steps = SYSTEMS[name]
+    preset = dataclasses.replace(BASE, system=system)
+    torch.manual_seed(0)
+    metrics = train(preset, preset.programs(), steps, test_set, tmp_path)
+    print(name, metrics, yardstick)
+    assert metrics["bound"] > yardstick + 50
+    if name != "vrnn":
+        assert metrics["count_accuracy"] > 0.7
+
+
+PRIORS: dict[str, Callable[[], torch.nn.Module]] = {
+    "gru": lambda: GRUPropagationPrior(BASE.scene.what_dim, 96),
+    "random walk": lambda: RandomWalkPrior(BASE.scene.what_dim, 96),
+    "guided walk": lambda: GuidedWalkPrior(BASE.scene.what_dim, 96),
+    "constant velocity": lambda: ConstantVelocityPrior(BASE.scene.what_dim),
+    "bouncing": lambda: BouncingPrior(BASE.scene.what_dim, wall=0.7),
+}
+
+
+@pytest.mark.parametrize("name", [*PRIORS, "geometric count"])
+def test_prior_is_learned_with(name: str, test_set: Sequences, yardstick: float, tmp_path: Path) -> None:
+    preset = dataclasses.replace(BASE, system=PLAIN)
+    torch.manual_seed(0)
+    model, guide = preset.programs()
+    if name == "geometric count":
+        model.discovery_prior.count = GeometricCount(math.exp(-7))
+    else:
+        model.propagation_prior = PRIORS[name]()
+    if name == "constant velocity":
+        guide.propagation = WithVelocity(guide.propagation)
+    metrics = train(preset, (model, guide), 500, test_set, tmp_path)
+    print(name, metrics, yardstick)
+    assert metrics["bound"] > yardstick + 50
+    assert metrics["count_accuracy"] > 0.7
