@@ -32,30 +32,34 @@ WALL = 1 - 2 * BALLS.radii[0] / BALLS.box  # how far a centre gets from the midd
 
 
 class Physics(nn.Module):
-    """A ball goes straight on, and is reflected by the walls. Collisions are noise to it."""
+    """A ball goes straight on, looks as it did, and is reflected by the walls. Collisions are surprises to it."""
 
     def __init__(self, what_dim: int) -> None:
         super().__init__()
-        self.jitter = nn.Parameter(torch.full((4,), -2.0))
+        self.jitter = nn.Parameter(torch.full((4,), -2.0))  # how far a box strays from where it is expected
         self.fade = nn.Parameter(torch.full((what_dim,), -1.0))
+        self.trust = nn.Parameter(torch.zeros(2))  # how much of a surprise to believe: of the place, of the velocity
 
     def forward(self, previous, memory, slots):
-        """memory [*, N, 7]: position one frame ago, velocity since, whether a wall turned it; whether there is any."""
-        position = previous.where[..., 2:].tanh()  # from -1 to 1 across the frame
+        """memory [*, N, 4 + D + 2 + 1]: the box and looks that were expected, the velocity, frames since discovery."""
+        seen = torch.cat([previous.where[..., :2], previous.where[..., 2:].tanh(), previous.what], -1)
         if memory is None:
-            memory = position.new_zeros(*position.shape[:-1], 7)
-        before, velocity, turned, known = memory.split([2, 2, 2, 1], -1)
-        velocity = torch.where(turned > 0, velocity, position - before) * known  # across a wall none can be measured
-        ahead = position + velocity
+            memory = seen.new_zeros(*seen.shape[:-1], seen.shape[-1] + 3)
+        expected, velocity, age = memory.split([seen.shape[-1], 2, 1], -1)
+        place, speed = torch.where(age > 1, self.trust.sigmoid(), 1.0).split(1, -1)
+        surprise = seen - torch.where(age > 0, expected, seen)
+        velocity = velocity + speed * surprise[..., 2:4]
+        now = torch.where(age > 0, expected, seen) + place * surprise
+        ahead = now[..., 2:4] + velocity  # from -1 to 1 across the frame
         beyond = ahead.abs() > WALL
         ahead = torch.where(beyond, 2 * WALL * ahead.sign() - ahead, ahead).clamp(-0.99, 0.99)
-        where = torch.cat([previous.where[..., :2], ahead.atanh()], -1)
+        where, what = torch.cat([now[..., :2], ahead.atanh()], -1), now[..., 4:]
         for i in slots:
-            pyro.sample("pres", dist.Bernoulli(position.new_tensor(0.999)))
+            pyro.sample("pres", dist.Bernoulli(ahead.new_tensor(0.999)))
             pyro.sample("where", dist.Normal(where[..., i, :], softplus(self.jitter) + 0.01).to_event(1))
-            pyro.sample("what", dist.Normal(previous.what[..., i, :], softplus(self.fade) + 0.01).to_event(1))
+            pyro.sample("what", dist.Normal(what[..., i, :], softplus(self.fade) + 0.01).to_event(1))
         velocity = torch.where(beyond, -velocity, velocity)
-        return torch.cat([position, velocity, beyond.to(position.dtype), torch.ones_like(known)], -1)
+        return torch.cat([now[..., :2], ahead, what, velocity, age + 1], -1)
 
 
 @dataclass

@@ -18,13 +18,20 @@ _EDGE = 0.995  # of the frame, in units of its half: a centre cannot lie further
 
 
 class BouncingPrior(nn.Module):
-    """Each object goes straight on at its speed and is reflected by the walls; how surely, is learned.
+    r"""Each object goes straight on at its speed, looks as it did, and is reflected by the walls.
 
-    It measures an object's velocity between the last two frames. Beyond the edge of the frame nothing can be measured:
-    there the object goes on as predicted, so that it comes back when and where it should.
+    What an object is expected to be is corrected by a share of what it turns out to be, as an alpha-beta filter does, so
+    that the jitter of boxes does not add up to a random walk. Beyond the edge of the frame nothing can be seen: there the
+    object goes on as predicted, and comes back when and where it should.
+
+    .. code-block:: text
+
+        surprise = z_{t-1} - expected_{t-1}          place    = expected_{t-1} + alpha surprise
+                                                     velocity = velocity + beta surprise
+        expected_t = reflected(place + velocity)     where_t, what_t ~ Normal(expected_t, learned)
 
     Args:
-        what_dim: the dimension D of ``what``, which stays as it was but for noise.
+        what_dim: the dimension D of ``what``.
         wall: how far from the middle of the frame a *centre* can get, in units of half the frame's width and height:
             for balls of radius r in a box of side s seen through a centre crop of side c, (s - 2 r) / c.
         presence_bias: the logit of staying starts here.
@@ -35,36 +42,42 @@ class BouncingPrior(nn.Module):
         if not wall > 0:
             raise ValueError(f"expected a wall at a distance above 0 from the middle of the frame, got {wall}")
         self.wall = wall
+        self.sizes = (4 + what_dim, 2, 1)
         self.stay = nn.Parameter(torch.tensor(presence_bias))
         self.jitter = nn.Parameter(torch.full((4,), -2.0))  # the softplus of these are standard deviations
         self.fade = nn.Parameter(torch.full((what_dim,), -1.0))
+        self.gains = nn.Parameter(torch.zeros(2))  # the sigmoid of these are alpha and beta
 
     def forward(self, previous: Objects, memory: Tensor | None, slots: Slots) -> Tensor:
         """Draws ``pres``, ``where`` and ``what`` in every slot.
 
         Args:
             previous: the objects of the previous frame, shape ``[*, N]``.
-            memory: where an object was predicted to be in that frame, at what velocity, from where, and whether there
-                was a prediction, shape ``[*, N, 7]``, in units of half the frame; 0 for new objects.
+            memory: what was expected of each object in that frame (logits of scale, centre in units of half the frame,
+                ``what``), its velocity, and the frames since its discovery, shape ``[*, N, D + 7]``; 0 for new objects.
             slots: the slots of this phase.
         """
+        centre = previous.where[..., 2:].tanh()
+        seen = torch.cat([previous.where[..., :2], centre, previous.what], -1)
         if memory is None:
-            memory = previous.where.new_zeros(*previous.pres.shape, 7)
-        predicted, velocity, before, known = memory.split([2, 2, 2, 1], -1)
-        position = previous.where[..., 2:].tanh()
-        outside = (known > 0) & (predicted.abs() > _EDGE)
-        # What was measured across a reflection is no velocity; the prediction has turned it round already.
-        bounced = (before + velocity - predicted).abs() > 1e-6
-        velocity = torch.where(outside | bounced, velocity, position - before) * known
-        position = torch.where(outside, predicted, position)
-        ahead = position + velocity
-        over = ahead.abs() > self.wall
-        predicted = torch.where(over, 2 * self.wall * ahead.sign() - ahead, ahead)
-        shift = predicted.clamp(-_EDGE, _EDGE).atanh()
-        where = torch.cat([previous.where[..., :2].expand(shift.shape), shift], -1)
+            memory = seen.new_zeros(*seen.shape[:-1], sum(self.sizes))
+        expected, velocity, age = memory.split(self.sizes, -1)
+        expected = torch.where(age > 0, expected, seen)
+        # Of what has been seen but once or twice nothing is expected yet, so all is believed.
+        alpha, beta = torch.where(age > 1, self.gains.sigmoid(), 1.0).split(1, -1)
+        hidden = expected[..., 2:4].abs() > _EDGE
+        surprise = torch.where(hidden, 0.0, centre - expected[..., 2:4])
+        velocity = velocity + beta * surprise
+        ahead = expected[..., 2:4] + alpha * surprise + velocity
+        beyond = ahead.abs() > self.wall
+        ahead = torch.where(beyond, 2 * self.wall * ahead.sign() - ahead, ahead)
+        velocity = torch.where(beyond, -velocity, velocity)
+        looks = expected + alpha * (seen - expected)
+        expected = torch.cat([looks[..., :2], ahead, looks[..., 4:]], -1)
+        where = torch.cat([looks[..., :2], ahead.clamp(-_EDGE, _EDGE).atanh()], -1)
         jitter, fade = F.softplus(self.jitter) + 0.01, F.softplus(self.fade) + 0.01
         for i in slots:
             pyro.sample("pres", dist.Bernoulli(logits=self.stay))
             pyro.sample("where", dist.Normal(where[..., i, :], jitter).to_event(1))
-            pyro.sample("what", dist.Normal(previous.what[..., i, :], fade).to_event(1))
-        return torch.cat([predicted, torch.where(over, -velocity, velocity), position, torch.ones_like(known)], -1)
+            pyro.sample("what", dist.Normal(expected[..., i, 4:], fade).to_event(1))
+        return torch.cat([expected, velocity, age + 1], -1)

@@ -4,6 +4,8 @@
 """`pyro-sqair data`: files as their commands say, and a clear no before anything is written."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +77,34 @@ def test_mnist_offline(tmp_path: Path, run: Run, mnist_dir: Path) -> None:
     assert run("mnist", tmp_path, "--mnist", mnist_dir, "--train", 0, "--test", 4, "--length", 3)[0] == 0
     source = MovingDigits(mnist_digits("test", mnist_dir), published_motion())
     same(tmp_path / "test.h5", held_out(source, 4, 3, derive_seed("test", 0)))
+
+
+MEASURED = """
+import sys
+from pathlib import Path
+from pyro_sqair.cli import main
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+before = peak()
+assert main(sys.argv[1:]) == 0
+print(before, peak())
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+def test_mnist_takes_less_than_500_mb(tmp_path: Path, mnist_dir: Path) -> None:
+    """Resident, at most. Most of it is PyTorch and all digits; more sequences take no more, as they are streamed."""
+    options = ("--mnist", mnist_dir, "--train", 3000, "--test", 500)
+    command = [sys.executable, "-c", MEASURED, "data", "mnist", tmp_path, *options]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+    before, after = map(int, done.stdout.splitlines()[-1].split())
+    assert after - before < 200e6
+    if torch.version.cuda is None:  # libraries for a GPU would be most of what is resident
+        assert after < 500e6
 
 
 def test_balls_with_more_of_them_to_generalise_to(tmp_path: Path, run: Run) -> None:

@@ -3,6 +3,8 @@
 
 """Priors that know how things move, against motion written out by hand."""
 
+import math
+
 import pyro
 import pytest
 import torch
@@ -145,6 +147,20 @@ class TestBouncing:
             visits += int((path(t).abs() > 0.995).any())
             torch.testing.assert_close(mean, expected.clamp(-0.995, 0.995), rtol=0, atol=1e-9)
         assert (visits > 0) == (wall > 1)
+
+    def test_believes_a_share_of_a_surprise(self):
+        """Known for some frames and expected at 0.1 with velocity 0.05, a ball is seen at 0.3."""
+        prior = BouncingPrior(D, 0.9).double()
+        prior.gains.data[0] = 0.4
+        memory = torch.tensor([-1.0, -1.0, 0.1, 0.1, 0.5, 0.5, 0.05, 0.05, 3.0]).double().expand(1, 1, 9)
+        where = torch.tensor([-2.0, -1.0, math.atanh(0.3), math.atanh(0.1)]).double().expand(1, 1, 4)
+        after, _, sites = propagate(prior, scene(where), memory)
+        alpha, beta = torch.sigmoid(torch.tensor(0.4)).item(), 0.5
+        ahead = [0.1 + alpha * 0.2 + 0.05 + beta * 0.2, 0.1 + 0.05]
+        mean = mean_of(sites["prop_0/where"])[0]
+        torch.testing.assert_close(mean[2:].tanh(), torch.tensor(ahead).double(), rtol=0, atol=1e-6)
+        assert mean[0].item() == pytest.approx(-1 + alpha * -1, abs=1e-6)
+        assert after[0, 0, -3:].tolist() == pytest.approx([0.05 + beta * 0.2, 0.05, 4.0], abs=1e-6)
 
     @pytest.mark.parametrize("wall", [0.0, -1.0, float("nan")])
     def test_wall_somewhere(self, wall):
