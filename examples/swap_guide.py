@@ -25,7 +25,7 @@ from pyro_sqair.guides import ImagePropagationGuide, SQAIRGuide, parallel_guide
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.presets import preset
 from pyro_sqair.report import evaluate, validate
-from pyro_sqair.training import Outcome, Trainer
+from pyro_sqair.training import Trainer
 from pyro_sqair.viz import save_image
 
 COLUMNS = ("count accuracy", "identity switches", "milliseconds a step")
@@ -80,9 +80,7 @@ def main(args: Arguments) -> None:
         elbo, look = VIMCO(config.num_particles), lambda _, pair=(model, guide): validate(*pair, few)
         source, identity = experiment.source("train"), experiment.identity() | {"guide": name}
         trainer = Trainer(model, guide, elbo, source, config, args.out / name, look, identity)
-        if trainer.checkpoint.exists():
-            trainer.resume()
-        if trainer.run() is Outcome.INTERRUPTED:
+        if not trainer.complete():
             return print("the same command continues")
         with trainer.averaged_weights():
             found = evaluate(model, guide, test, num_particles=(5,))

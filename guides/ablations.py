@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import pyro
 import pyro.distributions as dist
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.distributions import CorrelatedNormal
 from pyro_sqair.guides.glimpse import GlimpseEncoder
 from pyro_sqair.guides.propagation import PropagationGuide
-from pyro_sqair.networks import VanillaRNN, join
-from pyro_sqair.scene import Objects, occupied, pad_slots
-from pyro_sqair.shapes import batch_shape
+from pyro_sqair.networks import VanillaRNN
+from pyro_sqair.relations import Relations
+from pyro_sqair.scene import Objects
 from pyro_sqair.slots import Slots
 
 
@@ -39,6 +36,8 @@ class ImagePropagationGuide(PropagationGuide):
         hidden_size: units of the recurrent networks and the perceptrons.
         presence_bias: the logit of an object's staying starts here.
         scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+        relations: see :class:`PropagationGuide`.
+        baseline: see :class:`PropagationGuide`.
     """
 
     def __init__(
@@ -50,39 +49,19 @@ class ImagePropagationGuide(PropagationGuide):
         hidden_size: int,
         presence_bias: float = 5.0,
         scale_bias: float = -4.0,
+        relations: Relations | None = None,
+        baseline: nn.Module | None = None,
     ) -> None:
-        super().__init__(glimpse_encoder, what_dim, hidden_size, presence_bias, scale_bias)
+        super().__init__(glimpse_encoder, what_dim, hidden_size, presence_bias, scale_bias, relations, baseline)
         del self.proposal
         self.image_encoder = image_encoder
         latent = what_dim + 4 + 1
-        self.relation = VanillaRNN([image_features, latent, hidden_size], latent, hidden_size)
+        sizes = [image_features, latent + self.relations.size, hidden_size]
+        self.relation = VanillaRNN(sizes, latent, hidden_size)
 
-    def forward(self, frame: Tensor, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
-        """Draws ``where``, ``what`` and ``pres`` in every slot. See :meth:`PropagationGuide.forward`."""
-        previous = occupied(previous)
-        memory = memory[..., : previous.pres.shape[-1], :]
-        image = self.image_encoder(frame.flatten(-3)).unsqueeze(-2)  # the same for every object
-        latents = torch.cat([previous.what, previous.where, previous.pres.unsqueeze(-1)], -1)
-        contexts = self.relation.context(image, latents, memory).unbind(-2)
-        masks, memories = self.mask(memory).unbind(-2), list(memory.unbind(-2))
-        wheres, whats = previous.where.unbind(-2), previous.what.unbind(-2)
-        factor = self.factor()
-
-        hidden, other = self.relation.initial, frame.new_zeros(self.what_dim + 4 + 1)
-        for i in slots:
-            state = memories[i]
-            hidden = self.relation(contexts[i], other, hidden)
-            change, scale = self.where(join(hidden, wheres[i], state)).chunk(2, -1)
-            scale = F.softplus(scale + self.scale_bias) + 0.01
-            where = pyro.sample("where", CorrelatedNormal(wheres[i] + change, scale, factor))
-            seen = self.glimpse_encoder(frame, where, masks[i])
-            memories[i] = self.temporal(join(hidden, where, *seen), state)
-            what = pyro.sample("what", self.what(memories[i], whats[i], *seen))
-            logits = self.pres(join(hidden, memories[i], what)).squeeze(-1)
-            pres = pyro.sample("pres", dist.Bernoulli(logits=logits))
-            other = join(what, where, pres.unsqueeze(-1))
-        batch = batch_shape(*(m.shape for m in memories))
-        return pad_slots(torch.stack([m.expand(batch) for m in memories], -2), slots.num)
+    def look_ahead(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
+        """The encoded image, the same for every object, shape ``[B, 1, image_features]``."""
+        return self.image_encoder(frame.flatten(-3)).unsqueeze(-2)
 
 
 class UnsightedPropagationGuide(ImagePropagationGuide):
@@ -94,6 +73,8 @@ class UnsightedPropagationGuide(ImagePropagationGuide):
         hidden_size: units of the recurrent networks and the perceptrons.
         presence_bias: the logit of an object's staying starts here.
         scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+        relations: see :class:`PropagationGuide`.
+        baseline: see :class:`PropagationGuide`.
     """
 
     def __init__(
@@ -103,8 +84,11 @@ class UnsightedPropagationGuide(ImagePropagationGuide):
         hidden_size: int,
         presence_bias: float = 5.0,
         scale_bias: float = -4.0,
+        relations: Relations | None = None,
+        baseline: nn.Module | None = None,
     ) -> None:
-        super().__init__(Blindfold(), 0, glimpse_encoder, what_dim, hidden_size, presence_bias, scale_bias)
+        sizes = what_dim, hidden_size, presence_bias, scale_bias
+        super().__init__(Blindfold(), 0, glimpse_encoder, *sizes, relations, baseline)
 
 
 class Blindfold(nn.Module):

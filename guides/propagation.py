@@ -111,6 +111,23 @@ class PropagationGuide(nn.Module):
         self.sizes = (hidden_size, self.relations.state_size)
         self.register_buffer("initial_memory", torch.zeros(sum(self.sizes)), persistent=False)
 
+    def look_ahead(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
+        """What is seen where objects are expected, before any has been found again (lines 6-8).
+
+        It depends on the previous frame only, so it is done for all objects at once.
+
+        Args:
+            frame: x_t, shape ``[B, C, H, W]``.
+            previous: z_{t-1}, shape ``[*, n]``.
+            memory: h_{t-1}^T, shape ``[*, n, hidden]``.
+            mask: of the glimpses, shape ``[*, n, h w]``.
+
+        Returns:
+            The encoded proposal glimpses, shape ``[*, n, D]``.
+        """
+        proposal = previous.where + 0.1 * self.proposal(memory)
+        return self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
+
     def forward(self, frame: Tensor, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
         """Draws ``where``, ``what`` and ``pres`` in every slot.
 
@@ -126,12 +143,9 @@ class PropagationGuide(nn.Module):
         previous = occupied(previous)
         memory, related = memory[..., : previous.pres.shape[-1], :].split(self.sizes, -1)
         effect, related = self.relations(previous, related)
-        # Lines 6-8 depend on the previous frame only, so they are done for all objects at once.
         mask = self.mask(memory)
-        proposal = previous.where + 0.1 * self.proposal(memory)
-        proposed = self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
         gamma = join(previous.what, previous.where, previous.pres.unsqueeze(-1), effect)
-        context = self.relation.context(proposed, gamma, memory)
+        context = self.relation.context(self.look_ahead(frame, previous, memory, mask), gamma, memory)
         # Taken apart once: the gradient of an indexed slice is a whole tensor of zeros with that slice in it.
         contexts, masks, memories = context.unbind(-2), mask.unbind(-2), list(memory.unbind(-2))
         wheres, whats, effects = previous.where.unbind(-2), previous.what.unbind(-2), effect.unbind(-2)

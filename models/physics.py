@@ -20,9 +20,9 @@ _EDGE = 0.995  # of the frame, in units of its half: a centre cannot lie further
 class BouncingPrior(nn.Module):
     r"""Each object goes straight on at its speed, looks as it did, and is reflected by the walls.
 
-    What an object is expected to be is corrected by a share of what it turns out to be, as an alpha-beta filter does, so
-    that the jitter of boxes does not add up to a random walk. Beyond the edge of the frame nothing can be seen: there the
-    object goes on as predicted, and comes back when and where it should.
+    What an object is expected to be is corrected by a share of what it turns out to be, as an alpha-beta filter does,
+    so that the jitter of boxes does not add up to a random walk. Beyond the edge of the frame nothing can be seen:
+    there the object goes on as predicted, and comes back when and where it should.
 
     .. code-block:: text
 
