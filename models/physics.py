@@ -44,9 +44,9 @@ class BouncingPrior(nn.Module):
         self.wall = wall
         self.sizes = (4 + what_dim, 2, 1)
         self.stay = nn.Parameter(torch.tensor(presence_bias))
-        self.jitter = nn.Parameter(torch.full((4,), -2.0))  # the softplus of these are standard deviations
+        self.jitter = nn.Parameter(torch.full((4,), -4.0))  # the softplus of these are standard deviations
         self.fade = nn.Parameter(torch.full((what_dim,), -1.0))
-        self.gains = nn.Parameter(torch.zeros(2))  # the sigmoid of these are alpha and beta
+        self.gains = nn.Parameter(torch.tensor([-1.0, -2.5]))  # the sigmoid of these are alpha and beta
 
     def forward(self, previous: Objects, memory: Tensor | None, slots: Slots) -> Tensor:
         """Draws ``pres``, ``where`` and ``what`` in every slot.

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.slow
 
 BASE = embedded_digits_preset()
 PLAIN = SQAIRSystem(96, output_scale=1.0, object_costs=(5.0, 10.0))
+ALWAYS_THE_SAME = 0.5  # more than the share of videos with the most frequent number of digits, 0.39
 SMALL_CNN = ConvolutionConfig((8, 16), (2, 2), 64, (5, 5), 16, (16, 16), (2, 2))
 
 
@@ -81,10 +82,10 @@ def test_system_learns(name: str, test_set: Sequences, yardstick: float, tmp_pat
     preset = dataclasses.replace(BASE, system=system)
     torch.manual_seed(0)
     metrics = train(preset, preset.programs(), steps, test_set, tmp_path)
-    print(name, metrics, yardstick)
-    assert metrics["bound"] > yardstick + 50
+    print(name, metrics)
+    assert metrics["bound"] > yardstick + 150
     if name != "vrnn":
-        assert metrics["count_accuracy"] > 0.7
+        assert metrics["count_accuracy"] > ALWAYS_THE_SAME
 
 
 PRIORS: dict[str, Callable[[], torch.nn.Module]] = {
@@ -108,6 +109,6 @@ def test_prior_is_learned_with(name: str, test_set: Sequences, yardstick: float,
     if name == "constant velocity":
         guide.propagation = WithVelocity(guide.propagation)
     metrics = train(preset, (model, guide), 500, test_set, tmp_path)
-    print(name, metrics, yardstick)
-    assert metrics["bound"] > yardstick + 50
-    assert metrics["count_accuracy"] > 0.7
+    print(name, metrics)
+    assert metrics["bound"] > yardstick + 150
+    assert metrics["count_accuracy"] > ALWAYS_THE_SAME

@@ -151,7 +151,7 @@ class TestBouncing:
     def test_believes_a_share_of_a_surprise(self):
         """Known for some frames and expected at 0.1 with velocity 0.05, a ball is seen at 0.3."""
         prior = BouncingPrior(D, 0.9).double()
-        prior.gains.data[0] = 0.4
+        prior.gains.data = torch.tensor([0.4, 0.0]).double()
         memory = torch.tensor([-1.0, -1.0, 0.1, 0.1, 0.5, 0.5, 0.05, 0.05, 3.0]).double().expand(1, 1, 9)
         where = torch.tensor([-2.0, -1.0, math.atanh(0.3), math.atanh(0.1)]).double().expand(1, 1, 4)
         after, _, sites = propagate(prior, scene(where), memory)
