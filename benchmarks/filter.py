@@ -13,6 +13,7 @@ of whose slots are empty, a frame is faster on a CPU.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal
@@ -40,7 +41,7 @@ class Arguments:
     device: str = "cpu"
 
 
-def timed(function, repeats: int, device: str) -> list[float]:
+def timed(function: Callable[[], object], repeats: int, device: str) -> list[float]:
     """Seconds of each call, after ten that do not count."""
     seconds = []
     for _ in range(repeats + 10):

@@ -17,6 +17,7 @@ from pyro_sqair.infer.bounds import (
 from pyro_sqair.infer.dreg import DReG
 from pyro_sqair.infer.fivo import FIVO
 from pyro_sqair.infer.iwae import IWAEWithoutScore
+from pyro_sqair.infer.multi_sample import MultiSampleELBO
 from pyro_sqair.infer.nvil import NVIL, BaselinedGuide, NeuralBaseline, with_baselines
 from pyro_sqair.infer.ovis import OVIS
 from pyro_sqair.infer.released import ReleasedSQAIRSignal
@@ -40,6 +41,7 @@ __all__ = [
     "DatumEstimate",
     "Filtered",
     "IWAEWithoutScore",
+    "MultiSampleELBO",
     "NeuralBaseline",
     "Particles",
     "ReleasedSQAIRSignal",

@@ -28,7 +28,7 @@ class DatumEstimate(NamedTuple):
     """A Monte Carlo estimate for each datum, in nats."""
 
     value: Tensor  # [*batch]
-    error: Tensor  # [*batch]  its standard error over draws of K particles; NaN for K = 1, which does not tell
+    error: Tensor  # [*batch]  its standard error over draws of K particles; NaN for K = 1 or an infinite value
 
 
 class DataMean(NamedTuple):
@@ -162,8 +162,9 @@ class _Moments(NamedTuple):
 
     @classmethod
     def of(cls, particles: LogWeights) -> _Moments:
-        log_weight, log_likelihood = particles.log_weight.double(), particles.log_likelihood.double()
-        values = torch.stack((log_weight, log_likelihood, log_likelihood - log_weight))
+        # Not log p(x | z) - log w: where both are -inf the ratio of q to p is finite all the same.
+        log_ratio = particles.log_q.double() - particles.log_prior.double()
+        values = torch.stack((particles.log_weight.double(), particles.log_likelihood.double(), log_ratio))
         mean = values.mean(1)
         return cls(values.shape[1], mean, (values - mean[:, None]).square().sum(1))
 

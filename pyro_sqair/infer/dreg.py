@@ -40,7 +40,8 @@ class DReG(MultiSampleELBO):
 
     Where the guide is the exact posterior the gradient of the reparameterised draws vanishes sample by sample
     (with K = 1 this is Roeder et al. 2017). It takes one more backward pass than the other estimator, with respect to
-    draws only; two where masks or scales may be. Second derivatives are not those of the expectation.
+    draws only; two where masks or scales may be. Second derivatives are not those of the expectation. Log q is taken of
+    the value alone, so normalising flows need an inverse (Pyro's planar and radial flows have none).
 
     Args:
         estimator: whose score term the draws that are not reparameterised get, as in `DReG(VIMCO(5))`, and which

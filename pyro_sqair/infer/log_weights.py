@@ -31,6 +31,7 @@ class LogWeights(NamedTuple):
     scale: float  # how often each datum's bound counts: N / n where n of N data were drawn, else 1
     log_q: Tensor  # [K, *batch]  log q(z_k | x) as it stands in the weight: masked and scaled
     scored_log_q: Tensor | None  # [K, *batch]  the part of log_q from the draws in `score`; None if there are none
+    log_prior: Tensor  # [K, *batch]  log p(z_k): the model's other sites
 
 
 def log_weights(
@@ -67,7 +68,7 @@ def log_weights(
             weight NaN or +inf, or, with `check_possible`, all log weights of a datum -inf.
     """
     model_trace, guide_trace = _traces(model, guide, args, kwargs or {}, num_particles, max_plate_nesting)
-    guide_sites, model_sites = _matched_sites(model_trace, guide_trace)
+    guide_sites, model_sites = matched_sites(model_trace, guide_trace)
     if not guide_sites and not model_sites:
         raise ValueError("expected model and guide to have sample sites, got none")
     datum = DatumShape(guide_sites + model_sites, num_particles, max_plate_nesting)
@@ -104,7 +105,8 @@ def log_weights(
     zero = terms[0].new_zeros(terms[0].shape) if terms else torch.zeros(datum.shape)
     likelihood = _total(log_likelihood, zero)
     proposal = _total(log_q, zero)
-    weight = likelihood + _total(log_prior, zero) - proposal
+    prior = _total(log_prior, zero)
+    weight = likelihood + prior - proposal
     if is_validation_enabled():
         _check_weights(weight, guide_sites, model_sites)
         if check_possible:
@@ -116,6 +118,7 @@ def log_weights(
         datum.scale,
         datum.squeeze(proposal),
         datum.squeeze(_total(scored_log_q, zero)) if scored_log_q else None,
+        datum.squeeze(prior),
     )
 
 
@@ -157,8 +160,12 @@ def weighted_log_prob(site: Site, batch_scale: float) -> Tensor:
     return _weighted(site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), batch_scale)
 
 
-def _matched_sites(model_trace: Trace, guide_trace: Trace) -> tuple[list[PlatedSite], list[PlatedSite]]:
-    """The sites (guide's, model's) that carry probability, each with its plates."""
+def matched_sites(model_trace: Trace, guide_trace: Trace) -> tuple[list[PlatedSite], list[PlatedSite]]:
+    """The sites (guide's, model's) that carry probability, each with its plates.
+
+    Raises:
+        ValueError: if one is enumerated, or model and guide do not draw the same ones.
+    """
     matched = True
     sites = probable_sites(guide_trace), probable_sites(model_trace)
     for found, is_guide in zip(sites, (True, False), strict=True):

@@ -14,11 +14,15 @@ import pyro
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import TraceGraph_ELBO
+from pyro.infer.util import is_validation_enabled
 from pyro.ops.provenance import track_provenance
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 from torch import Size, Tensor, nn
+
+from pyro_sqair.infer.log_weights import matched_sites
+from pyro_sqair.infer.plates import PlatedSite
 
 
 @track_provenance.register
@@ -44,6 +48,10 @@ class NVIL(TraceGraph_ELBO):
         num_particles: how many samples the ELBO is averaged over, side by side. Unlike in `MultiSampleELBO` this
             makes it more exact, not tighter: the bound is that of one particle.
         max_plate_nesting: dimensions that plates of model and guide take; if not given, found by running both once.
+
+    Raises:
+        ValueError: if there is no particle; when it runs, if sites differ between model and guide or are enumerated
+            or (if Pyro's validation is on) have log-probabilities that are not finite.
     """
 
     def __init__(self, num_particles: int = 1, max_plate_nesting: float = math.inf) -> None:
@@ -60,12 +68,28 @@ class NVIL(TraceGraph_ELBO):
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Trace]:
         model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        guide_sites, model_sites = matched_sites(model_trace, guide_trace)
+        if is_validation_enabled():
+            _check_finite(guide_sites, "guide")
+            _check_finite(model_sites, "model")
         for site in guide_trace.nodes.values():
             if site["type"] == "sample" and not getattr(site["fn"], "has_rsample", False):
                 _mend_score(site)
                 if "baseline" in site["infer"]:
                     site["infer"] = {**site["infer"], "baseline": _fitted(site)}
         return model_trace, guide_trace
+
+
+def _check_finite(sites: list[PlatedSite], program: str) -> None:
+    """One infinite term makes the ELBO infinite. It reads from the device: only under validation."""
+    for site, _ in sites:
+        log_prob = site["log_prob"]
+        if not log_prob.isfinite().all():
+            got = "NaN" if log_prob.isnan().any() else "infinite ones"
+            raise ValueError(
+                f"expected finite log-probabilities, got {got} at site {site['name']!r} of the {program}. Check that "
+                "its value is a number in the support, and keep probabilities off 0 and 1 and scales off 0."
+            )
 
 
 def _mend_score(site: Any) -> None:

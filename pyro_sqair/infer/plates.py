@@ -52,7 +52,8 @@ def guess_max_plate_nesting(model: Callable, guide: Callable, args: tuple, kwarg
     """How many dimensions the plates of a model and guide take, found by running the pair once.
 
     Raises:
-        ValueError: if validation is on and a site has a batch dimension that no plate declares.
+        ValueError: if a plate has the name of the particles', or validation is on and a site has a batch dimension
+            that no plate declares.
     """
     with poutine.block():
         guide_trace = poutine.trace(guide, graph_type="flat").get_trace(*args, **kwargs)
@@ -65,7 +66,14 @@ def guess_max_plate_nesting(model: Callable, guide: Callable, args: tuple, kwarg
             if site["type"] == "sample":
                 if is_validation_enabled():
                     check_site_shape(site, max_plate_nesting=math.inf)  # type: ignore[arg-type]
-                dims += [-frame.dim for frame in site["cond_indep_stack"] if frame.dim is not None]
+                for frame in site["cond_indep_stack"]:
+                    if frame.name == PARTICLES:
+                        raise ValueError(
+                            f"expected no plate called {PARTICLES!r} in model and guide, got one around site "
+                            f"{site['name']!r}. The particles' own plate has that name: rename yours."
+                        )
+                    if frame.dim is not None:
+                        dims.append(-frame.dim)
     return max(dims)
 
 

@@ -37,7 +37,8 @@ class RWS(MultiSampleELBO):
     Wake-phi lowers KL(p(z | x) || q), by self-normalised weights: biased, but the less the larger K. Sleep-phi
     lowers the same KL in expectation over the model's x instead of the data's, without bias. No draw is
     differentiated through, reparameterised or not, so that models with branches of any kind will do. What is masked
-    or scaled in log q counts so here. A parameter of both programs gets the sum of what each path gives.
+    or scaled in log q counts so here. A parameter of both programs gets the sum of what each path gives. Log q is taken
+    of the value alone, so normalising flows need an inverse (Pyro's planar and radial flows have none).
 
     `loss` and the value of `differentiable_loss` are minus the bound L, whatever the guide climbs. The order alpha
     is that of L; wake-phi, which is no bound's gradient, has the plain weights.

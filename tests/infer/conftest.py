@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Makes the modules of this folder that are not tests importable: `enumeration` and `enumerated_pairs`."""
+"""Makes the modules of this folder that are not tests importable: what several of its tests compare with."""
 
 import sys
 from pathlib import Path

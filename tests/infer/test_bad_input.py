@@ -80,6 +80,19 @@ def test_guide_plate_of_another_name(estimator):
     assert_error(estimator, plain_model, guide, X, match="inside plate 'data'.* got 'z' outside")
 
 
+def test_plate_of_the_particles_name(estimator):
+    def model(x):
+        with pyro.plate("particles", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+    def guide(x):
+        with pyro.plate("particles", len(x)):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.8))
+
+    assert_error(estimator, model, guide, X, match="no plate called 'particles'.* around site 'z'.* rename yours")
+
+
 def test_undeclared_batch_dimension(estimator):
     def model(x):
         pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]))

@@ -218,6 +218,8 @@ def test_weights_of_zero(chunk):
     torch.testing.assert_close(bounds.iwae.error[0], torch.tensor(1.0, dtype=torch.float64))
     assert bounds.effective_sample_size[1].isnan()
     assert (bounds.elbo.value == -math.inf).all()
+    assert bounds.elbo.error.isnan().all()
+    assert ((bounds.kl.value == 0) & (bounds.kl.error == 0)).all()  # of equal coins, whatever they see
 
 
 def test_mean_over_data():

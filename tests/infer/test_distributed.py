@@ -3,8 +3,6 @@
 
 """Estimators under DistributedDataParallel: two processes' gradients are the mean of each one's alone."""
 
-import os
-import socket
 from pathlib import Path
 
 import pyro
@@ -15,7 +13,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pyro_sqair.infer import OVIS, RWS, VIMCO, DReG, RenyiWarmup
+from pyro_sqair.infer import NVIL, OVIS, RWS, VIMCO, DReG, RenyiWarmup
 
 WORLD = 2
 ESTIMATORS = {
@@ -23,6 +21,7 @@ ESTIMATORS = {
     "DReG": lambda: DReG(OVIS(3)),
     "RWS": lambda: RWS(3, insomnia=0.5, dream=lambda trace, x: (trace.nodes["x"]["value"],)),
     "warm-up": lambda: RenyiWarmup(VIMCO(3), 5),
+    "NVIL": lambda: NVIL(2),
 }
 
 
@@ -74,11 +73,11 @@ def gradients(objective: nn.Module, rank: int) -> list[Tensor]:
     return [p.grad.clone() for p in objective.parameters()]
 
 
-def work(rank: int, port: int, out: Path) -> None:
+def work(rank: int, out: Path) -> None:
     """One of the processes."""
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
+    store = torch.distributed.FileStore(str(out / "store"), WORLD)  # a free port might be taken meanwhile
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
     try:
         found = {name: gradients(DistributedDataParallel(o), rank) for name, o in objectives().items()}
         torch.save(found, out / f"{rank}.pt")
@@ -88,10 +87,7 @@ def work(rank: int, port: int, out: Path) -> None:
 
 @pytest.mark.slow
 def test_gradients_are_the_mean_over_processes(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(work, (port, tmp_path), nprocs=WORLD)
+    torch.multiprocessing.spawn(work, (tmp_path,), nprocs=WORLD)
     together = [torch.load(tmp_path / f"{rank}.pt") for rank in range(WORLD)]
     for name, objective in objectives().items():
         alone = []

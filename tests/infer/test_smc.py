@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The particle filter against a Kalman filter, against a SQAIR that can be enumerated, and on states of all kinds."""
+"""The particle filter against a Kalman filter and against a SQAIR that can be enumerated."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pyro
@@ -19,7 +18,6 @@ import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_sqair.infer import SMC, smc_evidence
 from pyro_sqair.infer.log_weights import log_weights
@@ -241,130 +239,6 @@ def test_without_resampling_it_is_iwae(exactness):
     assert (resampled - filtered).abs().max() > 0.01
 
 
-# ---------------------------------------------------------------- states
-
-
-class Walk:
-    """Draws a walk, and carries tensors of every kind along: who I am, and what is shared."""
-
-    def __init__(self, batch: int, is_model: bool, initial_draw: bool = False, width: int = 4) -> None:
-        self.features = torch.rand(batch, width)
-        self.is_model, self.initial_draw = is_model, initial_draw
-
-    def init(self, batch: int) -> dict[str, Any]:
-        start = torch.zeros(batch)
-        if self.initial_draw:
-            start = pyro.sample("start", dist.Normal(torch.zeros(batch), 1.0))
-        return {"z": start, "path": torch.zeros(self.features.shape), "shared": self.features, "new": None, "t": 0}
-
-    def step(self, t: int, state: dict[str, Any], frame: Tensor) -> dict[str, Any]:
-        z = pyro.sample("z", dist.Normal(state["z"], 1.0))
-        if self.is_model:
-            pyro.sample("x", dist.Normal(z, 0.3), obs=frame)
-        path = torch.cat([state["path"][..., 1:].expand(*z.shape, -1), z.unsqueeze(-1)], -1)
-        return {"z": z, "path": path, "shared": state["shared"], "new": path[..., -2:], "t": t}
-
-
-@pytest.mark.parametrize("num_particles", [3, 4, 7])
-@pytest.mark.parametrize("initial_draw", [False, True])
-def test_all_of_a_state_follows_the_same_ancestors(num_particles, initial_draw):
-    """With K below, equal to and above B = 4; the path that a particle remembers is that of its ancestors."""
-    batch = 4
-    programs = [Walk(batch, is_model, initial_draw) for is_model in (True, False)]
-    smc = SMC(*programs, num_particles, "multinomial", 1)
-    particles = smc.init(batch)
-    drawn, ancestors = [], []
-    for t in range(batch):
-        particles, step = smc.step(t, particles, torch.randn(batch))
-        drawn.append(particles.model_state["z"])
-        ancestors.append(None if step.resampling is None else step.resampling.ancestors)
-        for state, program in zip((particles.model_state, particles.guide_state), programs, strict=True):
-            assert torch.equal(state["z"], drawn[-1])
-            assert torch.equal(state["shared"], program.features.expand(num_particles, -1, -1))
-            assert torch.equal(state["new"], state["path"][..., -2:])
-            assert state["t"] == t
-    for k in range(num_particles):
-        for b in range(batch):
-            who, path = k, []
-            for t in reversed(range(batch)):
-                path.append(drawn[t][who, b])
-                who = who if t == 0 else int(ancestors[t][who, b])
-            assert torch.equal(particles.guide_state["path"][k, b], torch.stack(path[::-1]))
-
-
-def test_a_draw_of_init_counts():
-    """p(x) of one frame: x ~ N(0, 1 + 1 + 0.3^2); the guide is the prior."""
-    frames = torch.full((1, 4000), 1.2)
-    evidence = smc_evidence(Walk(4000, True, True), Walk(4000, False, True), frames, num_particles=8).double()
-    exact = dist.Normal(0.0, math.sqrt(2.09)).log_prob(torch.tensor(1.2)).double()
-    ratio = (evidence - exact).exp()
-    assert abs(ratio.mean() - 1) < 4 * ratio.std() / math.sqrt(4000)
-
-
-# ---------------------------------------------------------------- impossible data, hot path, errors
-
-
-class Coin:
-    """Two coins a frame, of which the frame tells whether they fell alike; a frame of 2 is impossible."""
-
-    def __init__(self, is_model: bool) -> None:
-        self.is_model = is_model
-
-    def init(self, batch: int) -> None:
-        return None
-
-    def step(self, t: int, state: Tensor | None, frame: Tensor) -> Tensor:
-        z = pyro.sample("z", dist.Bernoulli(0.5).expand([2]).to_event(1))
-        if self.is_model:
-            alike = (z[..., 0] == z[..., 1]).float()
-            pyro.factor("x", torch.where(alike == frame, 0.0, -math.inf))
-        return z
-
-
-@pytest.mark.parametrize("threshold", [0, 0.5, 1])
-def test_impossible_frames(threshold):
-    frames = torch.tensor([[1.0, 1.0, 0.0], [0.0, 2.0, 1.0], [1.0, 1.0, 1.0]])
-    run = lambda: smc_evidence(Coin(True), Coin(False), frames, num_particles=50, threshold=threshold)  # noqa: E731
-    with pytest.raises(ValueError, match="log weight above -inf .* got none of 50 for 1 of 3 data"):
-        run()
-    with pyro.validation_enabled(False):
-        evidence = run()
-        out = SMC(Coin(True), Coin(False), 50, threshold=threshold).run(frames)
-    assert evidence[1] == -math.inf
-    assert evidence.isfinite().tolist() == [True, False, True]
-    assert abs(evidence[0] - 3 * math.log(0.5)) < 1.5
-    assert out.effective_sample_size[1:, 1].tolist() == [0, 0]
-    assert out.particles.log_weight[:, 1].eq(-math.inf).all()
-    assert not any(field.isnan().any() for field in (out.increments, out.log_evidence, out.particles.log_weight))
-
-
-def test_particles_that_die_one_after_the_other_are_reported():
-    """Each frame is possible for some particle, but none for all of them; sequence 1 is named."""
-
-    class Stubborn(Coin):
-        def step(self, t, state, frame):
-            z = super().step(t, None, torch.full_like(frame, 3.0)) if not self.is_model else None
-            if self.is_model:
-                z = pyro.sample("z", dist.Bernoulli(0.5).expand([2]).to_event(1))
-                place = torch.arange(2).unsqueeze(-1)
-                pyro.factor("x", torch.where((place == t) & (torch.arange(3) == 1), -math.inf, 0.0))
-            return z
-
-    with pytest.raises(ValueError, match=r"explain frame 1 of every sequence, .* for sequences \[1\]"):
-        smc_evidence(Stubborn(True), Stubborn(False), torch.zeros(2, 3), num_particles=2, threshold=0)
-
-
-def test_no_host_reads_on_the_hot_path():
-    class NoHostReads(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            assert func is not torch.ops.aten._local_scalar_dense.default, "a tensor was read"
-            return func(*args, **(kwargs or {}))
-
-    programs, frames = (Walk(4, True), Walk(4, False)), torch.randn(3, 4)
-    with pyro.validation_enabled(False), NoHostReads():
-        smc_evidence(*programs, frames, num_particles=5)
-
-
 def test_evaluation_has_no_gradients():
     class Learned(Bootstrap):
         def step(self, t, state, frame):
@@ -372,53 +246,3 @@ def test_evaluation_has_no_gradients():
             return pyro.sample("z", dist.MultivariateNormal(loc.expand(*state.shape), tensor(Q)))
 
     assert not smc_evidence(LinearModel(), Learned(), copies_of_video(3), num_particles=4).requires_grad
-
-
-class TestErrors:
-    frames = torch.zeros(2, 3)
-
-    def test_programs_without_steps(self):
-        with pytest.raises(ValueError, match=r"expected a guide with methods init\(batch\) and step.*got function"):
-            SMC(Coin(True), lambda frames: None, 3)
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            ({"num_particles": 0}, "num_particles >= 1, got 0"),
-            ({"threshold": 1.5}, "threshold from 0 .* got 1.5"),
-            ({"resampling": "branching"}, "'systematic'.* got 'branching'"),
-        ],
-    )
-    def test_arguments(self, arguments, message):
-        with pytest.raises(ValueError, match=message):
-            SMC(Coin(True), Coin(False), **({"num_particles": 3} | arguments))
-
-    @pytest.mark.parametrize("frames", [torch.zeros(0, 3), torch.zeros(2, 0), torch.zeros(3), [1.0]])
-    def test_frames(self, frames):
-        with pytest.raises(ValueError, match=r"expected frames of shape \[T, B, ...\] with T and B >= 1"):
-            smc_evidence(Coin(True), Coin(False), frames, num_particles=3)
-
-    def test_sites_that_differ(self):
-        class Renamed(Coin):
-            def step(self, t, state, frame):
-                return pyro.sample("y", dist.Bernoulli(0.5).expand([2]).to_event(1))
-
-        with pytest.raises(ValueError, match="sampled in the guide but not in the model: 'y'"):
-            smc_evidence(Coin(True), Renamed(False), self.frames, num_particles=3)
-
-    def test_a_plate_inside_a_step(self):
-        class Plated(Coin):
-            def step(self, t, state, frame):
-                with pyro.plate("objects", 2):
-                    return pyro.sample("z", dist.Bernoulli(0.5))
-
-        with pytest.raises(ValueError, match="no plate inside a step but its own, 'sequences', got 'objects' .*'z'"):
-            smc_evidence(Coin(True), Plated(False), self.frames, num_particles=3)
-
-    def test_a_state_that_loses_the_batch(self):
-        class Lossy(Coin):
-            def step(self, t, state, frame):
-                return super().step(t, state, frame).mean(1)
-
-        with pytest.raises(ValueError, match=r"expected state of shape \[5, 3, ...\] .* got \[5, 2\]"):
-            smc_evidence(Lossy(True), Coin(False), self.frames, num_particles=5)

@@ -85,7 +85,7 @@ def test_weights_are_per_datum_and_pyros_per_batch():
     summed = [a + b for a, b in zip(*alone, strict=True)]
     torch.testing.assert_close(found(RWS(3, 1), [0, 1]), summed)
     for ours, theirs in zip(summed, found(pyros(3, 1.0), [0, 1]), strict=True):
-        assert not torch.allclose(ours, theirs, rtol=0.05)
+        assert not torch.allclose(ours, theirs, rtol=0.01)
 
 
 def test_dreams_by_enumeration():
