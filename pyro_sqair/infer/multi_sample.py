@@ -43,16 +43,16 @@ class MultiSampleELBO(ELBO):
             `RenyiWarmup` does.
 
     Raises:
-        ValueError: if K is below `min_particles`, or alpha is out of range.
+        ValueError: if K is no integer or below `min_particles`, or alpha is out of range.
     """
 
     min_particles = 2
     """The smallest K that the estimator can work with."""
 
     def __init__(self, num_particles: int = 5, max_plate_nesting: float = math.inf, *, alpha: float = 0.0) -> None:
-        if num_particles < self.min_particles:
+        if not isinstance(num_particles, int) or num_particles < self.min_particles:
             raise ValueError(
-                f"expected num_particles >= {self.min_particles} for {type(self).__name__}, got {num_particles}"
+                f"expected an integer num_particles >= {self.min_particles} for {type(self).__name__}, got {num_particles}"
             )
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         self.alpha = alpha
