@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 import tyro
 
-from pyro_sqair.cli.balls import Balls
+from pyro_sqair.cli.balls import Balls, read_colours
 from pyro_sqair.cli.digits import Digits, Mnist
 from pyro_sqair.cli.files import Convert, Info, Show
 from pyro_sqair.cli.train import Train
@@ -54,15 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         0; 1 if the command said no to what it was given; 130 if it was interrupted.
     """
+    registry = tyro.constructors.ConstructorRegistry()
+    registry.primitive_rule(read_colours)
     command = tyro.cli(
         Command,
         prog="pyro-sqair",
         description=__doc__,
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
+        registry=registry,
     )
     try:
-        command()
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            command()
     except _REFUSALS as error:
         print(f"pyro-sqair: {error}", file=sys.stderr)
         return 1
@@ -70,3 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("pyro-sqair: interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
+    """Says what a command warns of, on a line of its own below a progress bar, and not where in the source."""
+    print(f"\npyro-sqair: warning: {message}", file=sys.stderr)

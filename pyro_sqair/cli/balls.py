@@ -7,11 +7,27 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from pyro_sqair.cli.generate import Split, settings, write_splits
 from pyro_sqair.data import BallsConfig, BouncingBalls, four_balls
+
+Colours = tuple[tuple[float, ...], ...]
+
+
+def read_colours(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
+    """A rule for tyro: `--colours 1,0,0 0,0,1` or `--colours 0.5`; by itself it would offer `--0` for the first."""
+    if kind.type != Colours:
+        return None
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[GREY|RED,GREEN,BLUE ...]",
+        instance_from_str=lambda words: tuple(tuple(float(value) for value in word.split(",")) for word in words),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda colours: [",".join(map(str, colour)) for colour in colours],
+    )
 
 
 @dataclass

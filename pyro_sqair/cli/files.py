@@ -12,6 +12,7 @@ from typing import Literal
 import tyro
 
 from pyro_sqair.data import convert_rnem, is_rnem, open_sequences, summarise
+from pyro_sqair.data.hdf5.sequence_file import check_free
 from pyro_sqair.viz import animate_ground_truth, draw_ground_truth
 
 
@@ -49,17 +50,21 @@ class Show:
     """frames per second of the animation"""
     split: Literal["training", "validation", "test"] = "training"
     """which part of a file of R-NEM's"""
+    overwrite: bool = False
+    """replace pictures that exist"""
 
     def __call__(self) -> None:
         if self.sequences < 1 or self.first < 0:
             raise ValueError(f"expected sequences >= 1 and first >= 0, got {self.sequences} and {self.first}")
+        folder = self.path.parent if self.out is None else self.out
+        sheet, animation = folder / f"{self.path.stem}.png", folder / f"{self.path.stem}.gif"
+        for picture in (sheet, animation):
+            check_free(picture, self.overwrite)
         with_truth = open_sequences(self.path, self.split)
         if self.first >= len(with_truth):
             raise ValueError(f"expected first below the {len(with_truth)} sequences of {self.path}, got {self.first}")
         sequences = with_truth.read(slice(self.first, self.first + self.sequences))
         with_truth.close()
-        folder = self.path.parent if self.out is None else self.out
-        sheet, animation = folder / f"{self.path.stem}.png", folder / f"{self.path.stem}.gif"
         draw_ground_truth(sequences, sheet, self.sequences, self.columns)
         animate_ground_truth(sequences, animation, self.sequences, fps=self.fps)
         print(f"{sheet}\n{animation}")

@@ -47,6 +47,7 @@ def write_splits(out: Path, splits: list[Split], generator: str, length: int, se
     Raises:
         ValueError: if a number is too small.
         FileExistsError: if a file exists and may not be replaced; nothing has been written then.
+        NotADirectoryError: if `out` is a file.
     """
     if length < 1 or min(split.sequences for split in splits) < 0 or seed < 0:
         counts = {split.name: split.sequences for split in splits}
@@ -56,6 +57,8 @@ def write_splits(out: Path, splits: list[Split], generator: str, length: int, se
     wanted = [split for split in splits if split.sequences]
     if not wanted:
         raise ValueError(f"expected sequences to make, got none for {', '.join(split.name for split in splits)}")
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"expected a folder to write to, got a file: {out}")
     if not overwrite and (there := [path for s in wanted if (path := out / f"{s.name}.h5").exists()]):
         raise FileExistsError(f"expected no such files, found {', '.join(map(str, there))}; --overwrite replaces them")
     sources = [split.source() for split in wanted]  # a digit file that is missing shows now

@@ -16,7 +16,6 @@ import tyro
 from pyro_sqair.data import RNEMDataset, SequenceDataset
 from pyro_sqair.infer import check_sites
 from pyro_sqair.presets import Preset, file_preset
-from pyro_sqair.report import table, validate, write_report
 from pyro_sqair.training import Trainer
 from pyro_sqair.videos import FileVideos
 
@@ -60,6 +59,13 @@ class Train:
     """held-out sequences to evaluate on, at most"""
 
     def __call__(self) -> None:
+        # Here, as it brings SciPy, some 40 MB that the commands of `data` have no use for.
+        from pyro_sqair.report import table, validate, write_report
+
+        if self.sequences < 1 or (self.threads is not None and self.threads < 1):
+            raise ValueError(f"expected sequences and threads of at least 1, got {self.sequences} and {self.threads}")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ValueError(f"expected a device that PyTorch finds here, got {self.device}: it finds no GPU")
         torch.set_num_threads(torch.get_num_threads() if self.threads is None else self.threads)
         device = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         experiment = self.experiment()

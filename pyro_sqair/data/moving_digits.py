@@ -14,6 +14,7 @@ from pyro_sqair.data.pixels import from_uint8, quantise, to_uint8
 from pyro_sqair.data.sequences import Sequences
 
 _MAX_REDRAWS = 1000
+_PART = 1024  # images converted at a time
 
 
 @dataclass(frozen=True)
@@ -87,9 +88,11 @@ class MovingDigits:
         self.device = torch.device(device)
         digits = digits.to(self.device)
         # Bytes until a frame is done, so that a file holds every frame exactly, and a quarter of the memory does.
-        parts = [to_uint8(quantise(part)) for part in digits.images.split(1024)]
         # One blank image more, at index -1, stands in for absent digits: drawing then needs no mask.
-        self._images = torch.cat([*parts, torch.zeros_like(parts[0][:1])])
+        total, *size = digits.images.shape
+        self._images = torch.zeros(total + 1, *size, dtype=torch.uint8, device=self.device)
+        for image, part in zip(self._images[:-1].split(_PART), digits.images.split(_PART), strict=True):
+            image.copy_(to_uint8(quantise(part)))
         self._sizes = torch.stack([digits.heights, digits.widths], -1).float()
         self._labels = digits.labels
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyro_sqair.data import Sequences
 from pyro_sqair.viz.animation import animate
-from pyro_sqair.viz.palette import color_of
+from pyro_sqair.viz.palette import PALETTE, color_of
 from pyro_sqair.viz.pictures import Outline, Outlines, as_pictures
 from pyro_sqair.viz.strips import Strip, arrange
 
@@ -53,11 +53,24 @@ def animate_ground_truth(
 
 def _truth(sequences: Sequences, label: str) -> Strip:
     boxes, present, ids = (field.tolist() for field in (sequences.boxes, sequences.present, sequences.ids))
+    colors = [
+        _colors({identity for objects in steps for identity in objects if identity >= 0})
+        for steps in zip(*ids, strict=True)
+    ]
     outlines: Outlines = [
         [
-            [Outline(tuple(boxes[t][b][m]), color_of(ids[t][b][m])) for m, there in enumerate(objects) if there]
+            [Outline(tuple(boxes[t][b][m]), colors[b][ids[t][b][m]]) for m, there in enumerate(objects) if there]
             for b, objects in enumerate(batch)
         ]
         for t, batch in enumerate(present)
     ]
     return Strip(label, as_pictures(sequences.frames), outlines)
+
+
+def _colors(ids: set[int]) -> dict[int, str]:
+    """The colour of each id in a sequence: its own, or the next that is free: ids of recordings can be any numbers."""
+    places: dict[int, int] = {}
+    for identity in sorted(ids):
+        free = [k for k in range(identity, identity + len(PALETTE)) if k % len(PALETTE) not in places.values()]
+        places[identity] = (free or [identity])[0] % len(PALETTE)
+    return {identity: color_of(place) for identity, place in places.items()}

@@ -105,5 +105,19 @@ class TestRefusals:
         message = self.refused(capsys, balls / "train.h5", "--test", path, "--out", balls / "run")
         assert "expected test frames of (50, 50)" in message and "(40, 40)" in message
 
+    def test_numbers_out_of_range_and_devices_that_are_not_there(
+        self, balls: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        for words, got in (
+            (["--sequences", "0"], "got 0 and 1"),
+            (["--sequences", "-1"], "got -1 and 1"),
+            (["--threads", "0"], "got 4 and 0"),
+            (["--device", "cuda:1"], "got cuda:1: it finds no GPU"),
+        ):
+            assert main(["train", str(balls / "train.h5"), "--out", str(balls / "run"), *SMALL, *words]) == 1
+            assert got in capsys.readouterr().err
+        assert not (balls / "run").exists()
+
     def test_glimpse_larger_than_the_frame(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "(51, 20)" in self.refused(capsys, balls / "train.h5", "--glimpse", 51, 20, "--out", balls / "run")

@@ -73,6 +73,21 @@ def test_frames_without_known_objects_are_drawn_bare(tmp_path: Path) -> None:
         assert not len(columns_of(np.asarray(image.convert("RGB")).astype(float), color_of(3)))
 
 
+def test_objects_of_one_sequence_have_different_colours(tmp_path: Path) -> None:
+    """3 and 13 would share one of ten colours: ids of recordings are any numbers."""
+    both = moving_square()
+    left = both.boxes[..., 0, :] - torch.tensor([6.0, -6.0, 0.0, 0.0])
+    there = torch.ones_like(both.present)
+    both = both._replace(present=there, boxes=torch.stack([both.boxes[..., 0, :], left], -2))
+    for ids, colors in (((3, 13), (3, 4)), ((13, 3), (4, 3)), ((9, 19), (9, 0)), ((3, 4), (3, 4))):
+        sequences = both._replace(ids=torch.tensor(ids).expand(both.ids.shape))
+        draw_ground_truth(sequences, tmp_path / "truth.png", rows=1, columns=1)
+        with Image.open(tmp_path / "truth.png") as image:
+            picture = np.asarray(image.convert("RGB")).astype(float)
+        right, other = (columns_of(picture, color_of(color)) for color in colors)
+        assert len(right) and len(other) and other.min() < right.min()
+
+
 def test_wrong_arguments_leave_no_file(tmp_path: Path) -> None:
     for call in (
         lambda: animate_ground_truth(moving_square(), tmp_path / "truth.png"),

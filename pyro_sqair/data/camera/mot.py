@@ -132,7 +132,8 @@ def scale_tracks(tracks: Tracks, num_frames: int, video_size: tuple[int, int], s
         raise ValueError(
             f"expected every box to touch the image of {width}x{height} px, got {int(outside.sum())} outside, the "
             f"first in frame {tracks.frames[first] + 1}, id {tracks.ids[first]}: {tracks.boxes[first].tolist()} in "
-            f"{tracks.path}; if they are pixels of images of another size, give ground_truth_size=(width, height)"
+            f"{tracks.path}; if they are pixels of images of another size, give ground_truth_size=(width, height) "
+            "(--ground-truth-size WIDTH HEIGHT)"
         )
     factor = np.array([size[0] / width, size[1] / height] * 2)
     return tracks._replace(boxes=tracks.boxes * factor, size=size)

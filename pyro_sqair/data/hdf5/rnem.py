@@ -178,9 +178,11 @@ def convert_rnem(
     Raises:
         FileNotFoundError: if there is no such file.
         FileExistsError: if `out` is there and `overwrite` is False.
-        ValueError: if the file is not of R-NEM's.
+        ValueError: if the file is not of R-NEM's, or `out` is that very file.
         OSError: if the disk is full.
     """
+    if Path(out).resolve() == Path(path).resolve():
+        raise ValueError(f"expected to write to another file than is read, got {out} for both")
     dataset = RNEMDataset(path, split, crop)
 
     def batches() -> Iterator[Sequences]:

@@ -109,4 +109,5 @@ def write_batches(
         while batch is not None:
             writer.append(batch)
             bar.update(batch.labels.shape[0])
+            batch = None  # the next one is made when this one is gone, so that memory holds one at a time
             batch = next(remaining, None)

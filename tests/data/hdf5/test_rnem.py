@@ -204,6 +204,13 @@ def test_conversion_keeps_everything(plain, tmp_path, assert_same):
         convert_rnem(plain.path, "training", out, progress=False)
 
 
+def test_the_original_is_never_converted_over_itself(plain):
+    before = plain.path.read_bytes()
+    with pytest.raises(ValueError, match="expected to write to another file than is read, got .* for both"):
+        convert_rnem(plain.path, "training", plain.path.parent / "." / plain.path.name, overwrite=True, progress=False)
+    assert plain.path.read_bytes() == before
+
+
 def test_grey_features_are_rounded_to_bytes(plain, tmp_path):
     path = tmp_path / "grey.h5"
     path.write_bytes(plain.path.read_bytes())
