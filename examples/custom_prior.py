@@ -38,7 +38,7 @@ class Physics(nn.Module):
         super().__init__()
         self.jitter = nn.Parameter(torch.full((4,), -4.0))  # how far a box strays from where it is expected
         self.fade = nn.Parameter(torch.full((what_dim,), -1.0))
-        self.trust = nn.Parameter(torch.tensor([-1.0, -2.5]))  # how much of a surprise to believe: of the place, of the velocity
+        self.trust = nn.Parameter(torch.tensor([-1.0, -2.5]))  # in surprises, for place and velocity
 
     def forward(self, previous, memory, slots):
         """memory [*, N, 4 + D + 2 + 1]: the box and looks that were expected, the velocity, frames since discovery."""

@@ -49,13 +49,15 @@ def test_set() -> Sequences:
 
 @pytest.fixture(scope="module")
 def yardstick(test_set: Sequences) -> float:
-    """Nats a frame of pixels that are Gaussian about the mean image, with the standard deviation of all systems, 0.3."""
+    """Nats a frame of pixels Gaussian about the mean image with standard deviation 0.3, as all systems have."""
     frames = test_set.frames.double()
     law = torch.distributions.Normal(frames.mean((0, 1)), 0.3)
     return float(law.log_prob(frames).flatten(2).sum(-1).mean())
 
 
-def train(preset: Preset, programs: tuple[Program, Program], steps: int, test: Sequences, out: Path) -> dict[str, float]:
+def train(
+    preset: Preset, programs: tuple[Program, Program], steps: int, test: Sequences, out: Path
+) -> dict[str, float]:
     """Trains for so many steps of three frames and judges on held-out sequences of four."""
     config = dataclasses.replace(
         preset.training, steps=steps, curriculum=((3, 1.0),), ema_decay=0.98, validate_every=10 * steps, threads=1

@@ -51,9 +51,8 @@ class MultiSampleELBO(ELBO):
 
     def __init__(self, num_particles: int = 5, max_plate_nesting: float = math.inf, *, alpha: float = 0.0) -> None:
         if not isinstance(num_particles, int) or num_particles < self.min_particles:
-            raise ValueError(
-                f"expected an integer num_particles >= {self.min_particles} for {type(self).__name__}, got {num_particles}"
-            )
+            name, least = type(self).__name__, self.min_particles
+            raise ValueError(f"expected an integer num_particles >= {least} for {name}, got {num_particles}")
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         self.alpha = alpha
 
