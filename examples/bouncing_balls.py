@@ -8,7 +8,8 @@
     python examples/bouncing_balls.py --size full --out runs/balls-full     # the paper's experiment, on a GPU
 
 Trains on four balls. Then the guide sees some frames, the model imagines the rest, and both are compared: with four
-balls, and with six to eight, of which training has never shown any. A second run continues the first.
+balls, and with six to eight, of which training has never shown any. A second run continues the first. The small size
+learns to track four balls; to foresee where they go, beyond a frame or two, takes the full one.
 """
 
 import dataclasses

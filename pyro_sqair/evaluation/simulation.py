@@ -66,10 +66,10 @@ def simulation_likelihood(
 
 
 class RolloutError(NamedTuple):
-    """How far imagined objects are from the true ones.
+    """How far imagined objects are from where they should be.
 
     Attributes:
-        per_frame: mean distance of centres in pixels, for each imagined frame.
+        per_frame: mean distance in pixels, for each imagined frame.
         overall: their mean.
         followed: how many objects were followed.
         lost: share of them that the model lets disappear before the end; they count where they last were.
@@ -85,6 +85,7 @@ def rollout_error(rollout: Rollout, boxes_true: Tensor, present_true: Tensor, se
     """Follows the objects that were inferred in the last frame seen through those imagined after it.
 
     Objects are paired with true ones in that frame, so that the sum of distances is least, and followed by their ids.
+    What is compared is how far they have moved since then: a box may well sit beside its object, and go on to do so.
     A true centre outside the frame counts as the nearest place on its edge, for no box can have its centre further out.
 
     Args:
@@ -118,11 +119,13 @@ def rollout_error(rollout: Rollout, boxes_true: Tensor, present_true: Tensor, se
         rows, columns = np.flatnonzero(there[last, b]), np.flatnonzero(present[last, b])
         distance = np.linalg.norm(true[last, b, rows][:, None] - inferred[last, b, columns][None], axis=-1)
         for r, c in zip(*linear_sum_assignment(distance), strict=True):
-            name, place, path = names[last, b, columns[c]], inferred[last, b, columns[c]], []
+            name, start, path = names[last, b, columns[c]], inferred[last, b, columns[c]], []
+            place = start
             for t in range(seen, steps):
                 slot = np.flatnonzero(present[t, b] & (names[t, b] == name))
                 place = inferred[t, b, slot[0]] if len(slot) else place
-                path.append(np.linalg.norm(place - true[t, b, rows[r]]))
+                moved = true[t, b, rows[r]] - true[last, b, rows[r]]
+                path.append(np.linalg.norm(place - start - moved))
             lost += not len(slot)
             errors.append(path)
     if not errors:

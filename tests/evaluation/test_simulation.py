@@ -84,6 +84,15 @@ class TestRolloutError:
         assert found.overall == pytest.approx(0.6, abs=1e-4)
         assert (found.followed, found.lost) == (4, 0.0)
 
+    def test_a_box_may_sit_beside_its_object(self):
+        truth = torch.rand(T, B, 1, 2) * 6 + 4
+        present = torch.ones(T, B, 1, dtype=torch.bool)
+        beside = truth + torch.tensor([2.0, -1.0])
+        found = rollout_error(
+            rollout(beside, torch.zeros(T, B, 1, dtype=torch.int64), present), true_boxes(truth), present, 2
+        )
+        assert found.overall < 1e-4
+
     def test_lost_objects_count_where_they_last_were(self):
         truth = torch.zeros(T, 1, 1, 2)
         truth[..., 0], truth[..., 1] = torch.arange(T).reshape(T, 1, 1) + 5.0, 9.0
