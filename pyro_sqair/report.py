@@ -73,10 +73,17 @@ def evaluate(
     return {
         "sequences": test.frames.shape[1],
         "frames": test.frames.shape[0],
-        "objects_per_frame": objects.pres.sum(-1).mean().item(),
-        "discoveries_per_frame": discoveries_per_frame(objects),
+        **(_found(objects) if objects.pres.shape[-1] else {}),
         **(_judged(objects, test) if judgeable(objects, test) else {}),
         **likelihood.summary(),
+    }
+
+
+def _found(objects: Objects) -> dict[str, Any]:
+    """What can be said of the objects without ground truth."""
+    return {
+        "objects_per_frame": objects.pres.sum(-1).mean().item(),
+        "discoveries_per_frame": discoveries_per_frame(objects),
     }
 
 
@@ -199,7 +206,9 @@ def write_report(
 
 def table(metrics: Mapping[str, Any]) -> str:
     """The figures of :func:`write_report` as a small table for a terminal."""
-    rows = [("objects", f"{metrics['objects_per_frame']:.2f} a frame found; nobody can say if that is right")]
+    rows: list[tuple[str, str]] = []
+    if "objects_per_frame" in metrics:
+        rows = [("objects", f"{metrics['objects_per_frame']:.2f} a frame found; nobody can say if that is right")]
     if "count_accuracy" in metrics:
         counts = metrics["count_accuracy_per_frame"]
         judged = f"of the {metrics['ids_kept_of_sequences']} sequences with objects, all counted right"

@@ -149,6 +149,13 @@ class Slots:
             what_dim: the dimension D of ``what``.
             like: a tensor whose dtype and device to use where no slot was visited.
         """
+        if not self.draws:
+            first = self.is_open(0)
+            if first.device.type == "cpu" and first.any():
+                raise ValueError(
+                    f"expected sites 'pres', 'where' and 'what' to be drawn in a loop 'for i in slots:' over the slots "
+                    f"of phase {self.phase!r}, got none"
+                )
         batch = batch_shape(*(d["pres"].shape for d in self.draws)) if self.draws else torch.Size()
         rest = self.num - len(self.draws)
 

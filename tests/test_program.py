@@ -74,6 +74,10 @@ class TestPartsThatDoNotFit:
         with pytest.raises(ValueError, match="'where' to be drawn in a loop"):
             model(propagation_prior=prior)
 
+    def test_a_prior_that_draws_nothing(self):
+        with pytest.raises(ValueError, match="in a loop 'for i in slots:' over the slots of phase 'prop', got none"):
+            model(propagation_prior=lambda previous, memory, slots: None)
+
     def test_a_renderer_of_another_image_size(self):
         other = SQAIR.build(dataclasses.replace(SCENE, image_size=(12, 12)), 8).renderer
         with pytest.raises(ValueError, match=r"images of shape \[1, 12, 10\], got \[1, 12, 12\]"):

@@ -16,7 +16,7 @@ from pyro_sqair.spatial import boxes
 
 
 class IdStability(NamedTuple):
-    """Of `counted` sequences, `kept` have the same ids in every frame."""
+    """Of `counted` sequences, `kept` have the same set of ids in every frame; swaps within it go unnoticed."""
 
     kept: int
     counted: int

@@ -130,7 +130,8 @@ def check_same(what: str, expected: Mapping[str, Any], got: Mapping[str, Any], p
         if name not in ours or name not in theirs or ours[name] != theirs[name]
     ]
     if lines:
-        raise ValueError(_listing(f"expected a checkpoint of this {what}, got another in {path}", lines))
+        remedy = "for a new run, remove that folder or name another"
+        raise ValueError(_listing(f"expected a checkpoint of this {what}, got another in {path}; {remedy}", lines))
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -44,11 +44,12 @@ class FileSummary(NamedTuple):
             f"{'unknown' if count == -1 else count}: {number / frames:.1%}"
             for count, number in self.count_histogram.items()
         )
+        objects = f"at most {layout.max_objects}; frames with {', '.join(counts)}"
         rows = {
             "format": f"pyro_sqair sequences, version {self.version}",
             "sequences": f"{layout.sequences:,} of {layout.num_frames} frames",
             "frames": f"{layout.height} x {layout.width} px, {layout.channels} channel{'s' * (layout.channels > 1)}",
-            "objects": f"at most {layout.max_objects}; frames with {', '.join(counts)}",
+            "objects": "nobody counted them" if set(self.count_histogram) == {-1} else objects,
             "physics": "positions, velocities, collisions and events" if layout.physics else "none",
             "generator": layout.generator,
             "seed": "none" if layout.seed is None else str(layout.seed),
