@@ -70,7 +70,7 @@ def train(
 
 
 SYSTEMS = {
-    "conv-sqair": (dataclasses.replace(PLAIN, convolutions=SMALL_CNN), 500),
+    "conv-sqair": (dataclasses.replace(PLAIN, convolutions=SMALL_CNN), 800),
     "air": (AIRSystem(96, output_scale=1.0, success=math.exp(-5)), 700),
     "vrnn": (VRNNSystem(), 600),
     "r-sqair-in": (dataclasses.replace(PLAIN, relations=Interaction()), 700),
