@@ -93,10 +93,11 @@ def main(args: Arguments) -> None:
     results = {kind: run(kind, args) for kind in args.relations}
     with atomic_path(args.out / "simulation.json") as path:
         path.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"{'':12} {'':10} {'counting':>9} {'data':>9} {'colliding balls':>16} {'error, px':>10}")
+    print(f"{'':12} {'':10} {'counting':>9} {'data':>9} {'colliding balls':>16} {'error, px':>10} {'if still':>9}")
     for kind, found in results.items():
         for name, r in found.items():
-            figures = f"{r['count_accuracy']:9.3f} {r['data']:9.1f} {r['relational']:16.2f} {r['error']:10.2f}"
+            figures = f"{r['count_accuracy']:9.3f} {r['data']:9.1f} {r['relational']:16.2f}"
+            figures += f" {r['error']:10.2f} {r['still']:9.2f}"
             print(f"{kind:12} {name:10} {figures}")
     draw_comparison(results, "relational", args.out / "relational.png", "nats a frame, pixels of colliding balls")
     print(f"pictures: {args.out}/relational.png and */4-balls.png, */6-8-balls.png")

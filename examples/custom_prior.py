@@ -103,7 +103,8 @@ def main(args: Arguments) -> None:
             found, rollout = simulate(model, guide, test, seen=4)
         draw_prediction(test.frames, rollout, 4, out / "prediction.png")
         errors[name] = found["error_per_frame"]
-        print(f"{name:8} {found['error']:.2f} px off, {found['lost']:.1%} lost, {found['data']:.1f} nats a frame")
+        off = f"{found['error']:.2f} px off ({found['still']:.2f} if still)"
+        print(f"{name:8} {off}, {found['lost']:.1%} lost, {found['data']:.1f} nats a frame")
     draw_errors(errors, args.out / "errors.png")
     print(f"pictures: {args.out}/errors.png and */prediction.png")
 

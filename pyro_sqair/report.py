@@ -24,7 +24,7 @@ from pyro_sqair.evaluation import (
     simulation_likelihood,
 )
 from pyro_sqair.program import Program
-from pyro_sqair.rollout import Rollout, generate, infer_objects, predict, reconstruct
+from pyro_sqair.rollout import Rollout, generate, infer_objects, predict, reconstruct, standing_still
 from pyro_sqair.scene import Objects
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
@@ -120,6 +120,7 @@ def simulate(
 
     Returns:
         For each figure its mean over samples and, under ``..._std``, its standard deviation; and the last rollout.
+        Beside ``error``, of objects that move as imagined, ``still`` is that of objects that stand still.
 
     Raises:
         ValueError: if nobody knows who collides.
@@ -140,6 +141,7 @@ def simulate(
                 "relational": likelihood.relational,
                 "colliding": float("nan") if likelihood.colliding is None else likelihood.colliding,
                 "error": error.overall,
+                "still": rollout_error(standing_still(rollout, seen), test.boxes, test.present, seen).overall,
                 "lost": error.lost,
             }
         )

@@ -98,3 +98,17 @@ def generate(model: Program, like: Tensor, steps: int, count: Tensor | None = No
         given = {f"frame_0/disc_{i}/pres": (count > i).to(like.dtype) for i in range(int(count.max()) + 1)}
         return _rollout(poutine.condition(model, data=given)(like[:0], steps))
     return _rollout(model(like[:0], steps))
+
+
+def standing_still(rollout: Rollout, seen: int) -> Rollout:
+    """The simplest forecast there is: from the last frame seen on, nothing moves.
+
+    Args:
+        rollout: of which the first frames are kept.
+        seen: how many, at least 1.
+
+    Returns:
+        A rollout of the same length.
+    """
+    frame = torch.arange(len(rollout.image), device=rollout.image.device).clamp(max=seen - 1)
+    return Rollout(Objects(*(field[frame] for field in rollout.objects)), rollout.image[frame])

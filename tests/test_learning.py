@@ -9,8 +9,28 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+
+from pyro_sqair.data import held_out
+from pyro_sqair.online import Filter
+from pyro_sqair.presets import preset
+from pyro_sqair.training import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def followed_online(run: Path) -> float:
+    """The share of frames in which a filter with the demo's weights counts right, in videos twice as long."""
+    experiment = preset("embedded-digits")
+    pair = experiment.programs()
+    source, config = experiment.source("test"), experiment.training
+    trainer = Trainer(*pair, experiment.estimator(), source, config, run, None, experiment.identity(), progress=False)
+    trainer.resume()
+    test = held_out(source, 64, 20, seed=5)
+    with trainer.averaged_weights():
+        follow = Filter(*pair, num_particles=20)
+        counts = torch.stack([follow.update(frame).present.sum(-1) for frame in test.frames])
+    return (counts == test.count).float().mean().item()
 
 
 @pytest.mark.slow
@@ -24,5 +44,6 @@ def test_demo_counts_and_keeps_identities(tmp_path: Path) -> None:
     assert metrics["ids_kept_of_sequences"] >= 100
     # Nothing is discovered twice: after the first frame next to nothing is new.
     assert sum(metrics["discoveries_per_frame"][1:]) <= 0.05
+    assert followed_online(tmp_path / "demo") >= 0.98
     # More particles make a tighter bound, and both lie above the ELBO.
     assert metrics["elbo"] < metrics["iwae_5"] < metrics["iwae_100"]

@@ -12,7 +12,7 @@ from torch import nn
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.models import SQAIR, DiscoveryPrior, FixedCount, GRUPropagationPrior, mlp_renderer
 from pyro_sqair.networks import SetEncoder
-from pyro_sqair.rollout import generate, infer_objects, predict, reconstruct
+from pyro_sqair.rollout import Rollout, generate, infer_objects, predict, reconstruct, standing_still
 from pyro_sqair.scene import Objects, SceneConfig
 
 N, D, T, B = 3, 2, 4, 30
@@ -161,3 +161,14 @@ class TestErrors:
         ):
             with pytest.raises(ValueError, match="expected at least one frame"):
                 run()
+
+
+def test_standing_still_repeats_the_last_frame_seen():
+    fields = Objects(
+        torch.rand(5, 2, 3), torch.rand(5, 2, 3, 4), torch.rand(5, 2, 3, 1), torch.arange(30).view(5, 2, 3)
+    )
+    rollout = Rollout(fields, torch.rand(5, 2, 1, 4, 4))
+    still = standing_still(rollout, 2)
+    for before, after in zip((*rollout.objects, rollout.image), (*still.objects, still.image), strict=True):
+        assert torch.equal(after[:2], before[:2])
+        assert all(torch.equal(after[t], before[1]) for t in range(2, 5))
