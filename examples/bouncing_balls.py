@@ -8,8 +8,7 @@
     python examples/bouncing_balls.py --size full --out runs/balls-full     # the paper's experiment, on a GPU
 
 Trains on four balls. Then the guide sees some frames, the model imagines the rest, and both are compared: with four
-balls, and with six to eight, of which training has never shown any. A second run continues the first. The small size
-learns to track four balls; to foresee where they go, beyond a frame or two, takes the full one.
+balls, and with six to eight, of which training has never shown any. A second run continues the first.
 """
 
 import dataclasses
@@ -28,7 +27,7 @@ from pyro_sqair.presets import balls_preset, small_balls_preset
 from pyro_sqair.report import simulate, validate
 from pyro_sqair.systems import Interaction, Memory
 from pyro_sqair.training import Trainer
-from pyro_sqair.viz import draw_comparison, draw_prediction
+from pyro_sqair.viz import draw_comparison, draw_errors, draw_prediction
 
 Kind = Literal["none", "interaction", "memory"]
 RELATIONS = {"none": None, "interaction": Interaction(), "memory": Memory()}
@@ -93,14 +92,21 @@ def main(args: Arguments) -> None:
     results = {kind: run(kind, args) for kind in args.relations}
     with atomic_path(args.out / "simulation.json") as path:
         path.write_text(json.dumps(results, indent=2) + "\n")
-    print(f"{'':12} {'':10} {'counting':>9} {'data':>9} {'colliding balls':>16} {'error, px':>10} {'if still':>9}")
+    print(
+        f"the next {args.imagined} frames: nats a frame, over all pixels and those of colliding balls; errors in pixels"
+    )
+    print(f"{'':24}{'counting':>9}{'data':>10}{'colliding':>11}{'of one future':>15}{'of their mean':>15}")
     for kind, found in results.items():
         for name, r in found.items():
-            figures = f"{r['count_accuracy']:9.3f} {r['data']:9.1f} {r['relational']:16.2f}"
-            figures += f" {r['error']:10.2f} {r['still']:9.2f}"
-            print(f"{kind:12} {name:10} {figures}")
+            likelihood = f"{r['count_accuracy']:9.3f}{r['data']:10.1f}{r['relational']:11.2f}"
+            print(f"{kind + ', ' + name:24}{likelihood}{r['error']:15.2f}{r['expected_error']:15.2f}")
+            likelihood = f"{'':9}{r['still_data']:10.1f}{r['still_relational']:11.2f}"
+            print(f"{'  if they stood still':24}{likelihood}{r['still_error']:15.2f}{r['still_error']:15.2f}")
+        errors = {name: r["expected_error_per_frame"] for name, r in found.items()}
+        errors |= {f"{name}, standing still": r["still_error_per_frame"] for name, r in found.items()}
+        draw_errors(errors, args.out / kind / "error.png")
     draw_comparison(results, "relational", args.out / "relational.png", "nats a frame, pixels of colliding balls")
-    print(f"pictures: {args.out}/relational.png and */4-balls.png, */6-8-balls.png")
+    print(f"pictures: {args.out}/relational.png and */4-balls.png, */6-8-balls.png, */error.png")
 
 
 if __name__ == "__main__":

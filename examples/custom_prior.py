@@ -20,14 +20,15 @@ import tyro
 from torch import nn
 from torch.nn.functional import softplus
 
-from pyro_sqair.data import BallsConfig, held_out
+from pyro_sqair.data import held_out
 from pyro_sqair.presets import small_balls_preset
 from pyro_sqair.report import simulate, validate
 from pyro_sqair.training import Trainer
 from pyro_sqair.videos import BallVideos
 from pyro_sqair.viz import draw_errors, draw_prediction
 
-BALLS = BallsConfig(box=40, crop=None, min_balls=2, max_balls=2, radii=(4.0,), masses=(1.0,), speed=1.5)
+BASE = small_balls_preset()
+BALLS = dataclasses.replace(BASE.videos.balls, min_balls=2, max_balls=2)
 WALL = 1 - 2 * BALLS.radii[0] / BALLS.box  # how far a centre gets from the middle of the frame
 
 
@@ -83,17 +84,16 @@ def judge(model, guide, test, step):
 
 def main(args: Arguments) -> None:
     """Trains with either prior, and compares what they imagine after four frames."""
-    base = small_balls_preset()
-    scene = dataclasses.replace(base.scene, num_slots=2)
-    config = dataclasses.replace(base.training, steps=args.steps, seed=args.seed, threads=args.threads)
     videos = BallVideos(BALLS)
+    base = dataclasses.replace(BASE, scene=dataclasses.replace(BASE.scene, num_slots=2), videos=videos)
+    config = dataclasses.replace(base.training, steps=args.steps, seed=args.seed, threads=args.threads)
     test = held_out(videos.source("test"), args.sequences, length=14, seed=1)
     errors = {}
     for name in ("GRU", "physics"):
         torch.manual_seed(args.seed)
-        model, guide = dataclasses.replace(base, scene=scene, videos=videos).programs()
+        model, guide = base.programs()
         if name == "physics":
-            model.propagation_prior = Physics(scene.what_dim)
+            model.propagation_prior = Physics(base.scene.what_dim)
         out, few = args.out / name, test.slice(slice(64))
         elbo, check = base.estimator(), functools.partial(judge, model, guide, few)
         trainer = Trainer(model, guide, elbo, videos.source("train"), config, out, check, {"prior": name})
@@ -102,9 +102,11 @@ def main(args: Arguments) -> None:
         with trainer.averaged_weights():
             found, rollout = simulate(model, guide, test, seen=4)
         draw_prediction(test.frames, rollout, 4, out / "prediction.png")
-        errors[name] = found["error_per_frame"]
-        off = f"{found['error']:.2f} px off ({found['still']:.2f} if still)"
+        errors[name] = found["expected_error_per_frame"]
+        off = f"{found['expected_error']:.2f} px off ({found['error']:.2f} in a single future)"
         print(f"{name:8} {off}, {found['lost']:.1%} lost, {found['data']:.1f} nats a frame")
+        errors["standing still"] = found["still_error_per_frame"]
+    print(f"standing still: {found['still_error']:.2f} px off")
     draw_errors(errors, args.out / "errors.png")
     print(f"pictures: {args.out}/errors.png and */prediction.png")
 

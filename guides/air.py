@@ -53,4 +53,5 @@ class AIRGuide(Program):
             vision: encoders of image and glimpses; the default are those of MLP-SQAIR.
         """
         image, features, glimpse = mlp_vision(scene, hidden_size) if vision is None else vision
-        return cls(DiscoveryGuide(image, features, NoContext(), glimpse, scene.what_dim, hidden_size), scene)
+        sizes = scene.what_dim, hidden_size
+        return cls(DiscoveryGuide(image, features, NoContext(), glimpse, *sizes, search=scene.box), scene)

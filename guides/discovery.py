@@ -18,6 +18,14 @@ from pyro_sqair.scene import Objects
 from pyro_sqair.slots import Slots
 
 
+def start_from(where: MLP, box: tuple[float, ...]) -> None:
+    """Moves the mean that a fresh network gives ``where`` to a box, given as logits."""
+    output = where[-1]
+    assert isinstance(output, nn.Linear)
+    with torch.no_grad():
+        output.bias[:4] += output.bias.new_tensor(box)
+
+
 class DiscoveryGuide(nn.Module):
     """Looks at the whole image and at what was propagated, and picks out new objects one by one.
 
@@ -32,6 +40,7 @@ class DiscoveryGuide(nn.Module):
         hidden_size: units of the recurrent network and the perceptrons.
         presence_bias: the logit of finding one more object starts here.
         scale_bias: the softplus of this is where the standard deviations of ``where`` start.
+        search: about where the means of ``where`` start, as logits; None for half the image's sides, in the middle.
         baseline: predicts the cost downstream of ``pres`` from what is known before that is drawn, ``[*, F]`` to
             ``[*]`` where F = hidden_size + what_dim, for :class:`~pyro_sqair.infer.NVIL`; it learns by its own loss.
     """
@@ -46,6 +55,7 @@ class DiscoveryGuide(nn.Module):
         hidden_size: int,
         presence_bias: float = 1.0,
         scale_bias: float = -3.0,
+        search: tuple[float, ...] | None = None,
         baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
@@ -56,6 +66,8 @@ class DiscoveryGuide(nn.Module):
         # may another object be found, and the what, where and pres found before
         self.rnn = VanillaRNN([image_features, encoder.output_size], 1 + what_dim + 4 + 1, hidden_size)
         self.where = MLP(hidden_size, [hidden_size, hidden_size], 8)
+        if search is not None:
+            start_from(self.where, search)
         self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
         self.pres = MLP(hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
         self.baseline = baseline

@@ -38,7 +38,7 @@ def parallel_guide(scene: SceneConfig, hidden_size: int = 256, glimpse: GlimpseE
     if glimpse is None:
         glimpse = mlp_glimpse_encoder(scene.what_dim, hidden_size, scene.channels, scene.glimpse_size)
     return SQAIRGuide(
-        ParallelDiscoveryGuide(scene.image_size, glimpse, scene.what_dim, hidden_size),
+        ParallelDiscoveryGuide(scene.image_size, glimpse, scene.what_dim, hidden_size, search=scene.box),
         ParallelPropagationGuide(glimpse, scene.what_dim, hidden_size),
         scene,
     )

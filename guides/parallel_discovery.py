@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.attention import HIDDEN, Attention, hide_absent
+from pyro_sqair.guides.discovery import start_from
 from pyro_sqair.guides.glimpse import GlimpseEncoder
 from pyro_sqair.guides.parallel_propagation import SlotLaws, draw, look
 from pyro_sqair.networks import MLP
@@ -80,6 +81,8 @@ class ParallelDiscoveryGuide(nn.Module):
             shares one object with the first, each at half its brightness, and it takes long to unlearn that.
         scale_bias: the softplus of this is where the standard deviations of ``where`` start; lower than in
             :class:`~pyro_sqair.guides.DiscoveryGuide`, since ``what`` does not know the draw.
+        search: about where the means of ``where`` start, as logits, beside the place of the window that a slot points
+            at; None for boxes of half the image's sides.
         rounds: how often slots choose windows anew, knowing what earlier slots chose. After r rounds the first r + 1
             slots are settled; others rely on what is learned of the order in which objects are found.
     """
@@ -97,6 +100,7 @@ class ParallelDiscoveryGuide(nn.Module):
         presence_bias: float = 2.0,
         more_bias: float = -3.0,
         scale_bias: float = -4.0,
+        search: tuple[float, ...] | None = None,
         rounds: int = 3,
     ) -> None:
         super().__init__()
@@ -118,6 +122,8 @@ class ParallelDiscoveryGuide(nn.Module):
         self.avoid_known, self.avoid_earlier = (nn.Parameter(torch.tensor(3.0)) for _ in range(2))
         self.read = nn.Linear(2 * hidden_size, hidden_size)
         self.where = MLP(hidden_size, [hidden_size, hidden_size], 8)
+        if search is not None:
+            start_from(self.where, search)
         self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
         self.pres = MLP(hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
         self.more_bias = nn.Parameter(torch.tensor(more_bias))

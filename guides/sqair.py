@@ -114,8 +114,9 @@ class SQAIRGuide(Program):
         if encoder is None:
             encoder = SetEncoder(scene.what_dim, hidden_size)
         image, features, glimpse = mlp_vision(scene, hidden_size) if vision is None else vision
+        sizes = scene.what_dim, hidden_size
         return cls(
-            DiscoveryGuide(image, features, encoder, glimpse, scene.what_dim, hidden_size, baseline=discovery_baseline),
-            PropagationGuide(glimpse, scene.what_dim, hidden_size, relations=relations, baseline=propagation_baseline),
+            DiscoveryGuide(image, features, encoder, glimpse, *sizes, search=scene.box, baseline=discovery_baseline),
+            PropagationGuide(glimpse, *sizes, relations=relations, baseline=propagation_baseline),
             scene,
         )

@@ -10,7 +10,9 @@ from pyro_sqair.models.discovery import (
     DiscoveryPrior,
     FixedCount,
     GeometricCount,
+    SizedWhere,
     presence_logits,
+    where_prior,
 )
 from pyro_sqair.models.physics import BouncingPrior
 from pyro_sqair.models.propagation import GRUPropagationPrior, GuidedWalkPrior, RandomWalkPrior
@@ -34,7 +36,9 @@ __all__ = [
     "GuidedWalkPrior",
     "RandomWalkPrior",
     "Renderer",
+    "SizedWhere",
     "conv_renderer",
     "mlp_renderer",
     "presence_logits",
+    "where_prior",
 ]

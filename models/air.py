@@ -9,7 +9,7 @@ import pyro
 from torch import Tensor
 
 from pyro_sqair.distributions import ImageNormal
-from pyro_sqair.models.discovery import DiscoveryPrior, GeometricCount
+from pyro_sqair.models.discovery import DiscoveryPrior, GeometricCount, where_prior
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
 from pyro_sqair.models.sqair import DiscoveryPriorProgram, RendererProgram
 from pyro_sqair.networks import NoContext
@@ -76,5 +76,7 @@ class AIR(GenerativeProgram):
         """
         if renderer is None:
             renderer = mlp_renderer(scene, hidden_size)
-        prior = DiscoveryPrior(scene.num_slots, scene.what_dim, NoContext(), GeometricCount(success))
+        nothing = NoContext()
+        where = where_prior(scene, nothing.output_size + 1)
+        prior = DiscoveryPrior(scene.num_slots, scene.what_dim, nothing, GeometricCount(success), where)
         return cls(prior, renderer, scene)

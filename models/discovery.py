@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.networks import MLP, NoContext, SetEncoder, join
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene import Objects, SceneConfig
 from pyro_sqair.slots import Slots
 
 IMPOSSIBLE = -1e30  # finite, so that differences and gradients stay numbers, and far below any log-probability
@@ -157,7 +157,43 @@ class AutoregressiveWhere(nn.Module):
         """
         state = torch.tanh(self.input(where) + self.hidden(F.elu(context + self.recurrence(state))))
         loc, scale = self.readout(state).chunk(2, -1)
-        return dist.Normal(loc, F.softplus(scale) + 0.01).to_event(1), state
+        return self.law(loc, F.softplus(scale) + 0.01), state
+
+    def law(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
+        """The law of ``where`` that the recurrence asks for, by its means and standard deviations."""
+        return dist.Normal(loc, scale).to_event(1)
+
+
+class SizedWhere(AutoregressiveWhere):
+    """The same for objects whose size is known: only their places are learned.
+
+    A plain thing is drawn as well in a box far too large as in one that fits, and then it moves within its box: nobody
+    can foresee where such a box goes. Digits need small boxes, since a glimpse has few pixels; balls do not.
+
+    Args:
+        context_size: dimension of the summary of propagated objects.
+        box: the usual one, as logits; see :attr:`~pyro_sqair.scene.SceneConfig.box`.
+        std: of the logits of its size.
+    """
+
+    size: Tensor
+
+    def __init__(self, context_size: int, box: tuple[float, ...], std: float) -> None:
+        super().__init__(context_size, mean=box)
+        self.std = std
+        self.register_buffer("size", torch.tensor(box[:2]), persistent=False)
+
+    def law(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
+        """The law of ``where``, of whose size the recurrence has no say."""
+        size = self.size.expand(*loc.shape[:-1], -1)
+        return super().law(join(size, loc[..., 2:]), join(torch.full_like(size, self.std), scale[..., 2:]))
+
+
+def where_prior(scene: SceneConfig, context_size: int) -> AutoregressiveWhere:
+    """The prior of boxes for a scene: with their size, if it is known."""
+    if scene.box is None:
+        return AutoregressiveWhere(context_size)
+    return SizedWhere(context_size, scene.box, scene.object_size_std)
 
 
 class DiscoveryPrior(nn.Module):
@@ -168,15 +204,21 @@ class DiscoveryPrior(nn.Module):
         what_dim: the dimension D of ``what``, whose prior is a standard Gaussian.
         encoder: summarises the propagated objects (Eq. 6); the guide may share it.
         count: the count prior; the default is :class:`CategoricalCount`.
+        where: the prior of boxes; the default is :class:`AutoregressiveWhere`.
     """
 
     def __init__(
-        self, num_slots: int, what_dim: int, encoder: SetEncoder | NoContext, count: nn.Module | None = None
+        self,
+        num_slots: int,
+        what_dim: int,
+        encoder: SetEncoder | NoContext,
+        count: nn.Module | None = None,
+        where: AutoregressiveWhere | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
         self.count = CategoricalCount(num_slots) if count is None else count
-        self.where = AutoregressiveWhere(encoder.output_size + 1)
+        self.where = AutoregressiveWhere(encoder.output_size + 1) if where is None else where
         self.what_dim = what_dim
         self.num_slots = num_slots
 

@@ -27,6 +27,8 @@ class GRUPropagationPrior(nn.Module):
         hidden_size: units of the GRU.
         presence_bias: the logit of staying starts here: objects are expected to persist.
         relations: what objects do to each other; nothing if not given, as in SQAIR.
+        scale_bias: the softplus of this is about where the standard deviations start. Zero, as in the released code,
+            makes them wide: the GRU hears of motion only once they have shrunk.
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class GRUPropagationPrior(nn.Module):
         hidden_size: int,
         presence_bias: float = 10.0,
         relations: Relations | None = None,
+        scale_bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.presence_bias = presence_bias
@@ -42,6 +45,8 @@ class GRUPropagationPrior(nn.Module):
         self.sizes = (1, 4, what_dim, 4, what_dim)
         self.gru = GRU(4 + what_dim + self.relations.size, hidden_size)
         self.readout = nn.Linear(hidden_size, sum(self.sizes))
+        with torch.no_grad():
+            self.readout.bias[-(4 + what_dim) :] += scale_bias
         self.initial_hidden = nn.Parameter(torch.zeros(hidden_size))
 
     @property

@@ -11,7 +11,7 @@ import pyro
 from torch import Tensor, nn
 
 from pyro_sqair.distributions import ImageNormal
-from pyro_sqair.models.discovery import DiscoveryPrior
+from pyro_sqair.models.discovery import DiscoveryPrior, where_prior
 from pyro_sqair.models.propagation import GRUPropagationPrior
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
 from pyro_sqair.networks import SetEncoder
@@ -145,8 +145,9 @@ class SQAIR(GenerativeProgram):
             renderer = mlp_renderer(scene, hidden_size)
         if propagation is None:
             propagation = GRUPropagationPrior(scene.what_dim, hidden_size)
+        where = where_prior(scene, encoder.output_size + 1)
         return cls(
-            DiscoveryPrior(scene.num_slots, scene.what_dim, encoder, count),
+            DiscoveryPrior(scene.num_slots, scene.what_dim, encoder, count, where),
             propagation,
             renderer,
             scene,

@@ -24,7 +24,7 @@ from pyro_sqair.evaluation import (
     simulation_likelihood,
 )
 from pyro_sqair.program import Program
-from pyro_sqair.rollout import Rollout, generate, infer_objects, predict, reconstruct, standing_still
+from pyro_sqair.rollout import Rollout, futures, generate, infer_objects, predict, reconstruct, standing_still
 from pyro_sqair.scene import Objects
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
@@ -107,7 +107,7 @@ def _judged(objects: Objects, test: Sequences) -> dict[str, Any]:
 
 
 def simulate(
-    model: Program, guide: Program, test: Sequences, seen: int, samples: int = 5
+    model: Program, guide: Program, test: Sequences, seen: int, samples: int = 10
 ) -> tuple[dict[str, Any], Rollout]:
     """Lets the model go on from the frames that the guide has seen, and compares that with what happens.
 
@@ -116,40 +116,39 @@ def simulate(
         guide: its inference program.
         test: held-out sequences with physics, which says who collides.
         seen: how many frames the guide sees; the others are imagined.
-        samples: how often each sequence is imagined.
+        samples: how many futures are imagined of each sequence.
 
     Returns:
-        For each figure its mean over samples and, under ``..._std``, its standard deviation; and the last rollout.
-        Beside ``error``, of objects that move as imagined, ``still`` is that of objects that stand still.
+        The figures, and the last rollout. ``data``, ``relational``, ``colliding`` and ``error`` are of a single
+        future: their means over samples, and under ``..._std`` their standard deviations. ``expected_error`` is that
+        of the mean of all futures. Under ``still_...`` are those of a world in which nothing moves any more.
 
     Raises:
         ValueError: if nobody knows who collides.
     """
     if test.physics is None:
         raise ValueError("expected sequences with physics, which says who collides, got some without")
-    figures: list[dict[str, float]] = []
-    per_frame: list[list[float]] = []
-    for _ in range(samples):
-        rollout = predict(model, guide, test.frames[:seen], len(test.frames))
-        std = model.part("renderer").std
+    rollouts = futures(model, guide, test.frames[:seen], len(test.frames), samples)
+    std = model.part("renderer").std
+
+    def figures(rollout: Rollout) -> dict[str, float]:
+        assert test.physics is not None
         likelihood = simulation_likelihood(rollout.image, test.frames, test.physics.collisions, seen, std)
         error = rollout_error(rollout, test.boxes, test.present, seen)
-        per_frame.append(error.per_frame)
-        figures.append(
-            {
-                "data": likelihood.data,
-                "relational": likelihood.relational,
-                "colliding": float("nan") if likelihood.colliding is None else likelihood.colliding,
-                "error": error.overall,
-                "still": rollout_error(standing_still(rollout, seen), test.boxes, test.present, seen).overall,
-                "lost": error.lost,
-            }
-        )
-    values = {name: torch.tensor([f[name] for f in figures], dtype=torch.float64) for name in figures[0]}
-    metrics = {name: value.mean().item() for name, value in values.items()}
-    spreads = {f"{name}_std": value.std(correction=0).item() for name, value in values.items()}
-    errors = torch.tensor(per_frame).mean(0).tolist()
-    return metrics | spreads | {"error_per_frame": errors, "seen": seen, "samples": samples}, rollout
+        colliding = float("nan") if likelihood.colliding is None else likelihood.colliding
+        found = {"data": likelihood.data, "relational": likelihood.relational, "colliding": colliding}
+        return found | {"error": error.overall, "lost": error.lost}
+
+    every = [figures(rollout) for rollout in rollouts]
+    values = {name: torch.tensor([f[name] for f in every], dtype=torch.float64) for name in every[0]}
+    metrics: dict[str, Any] = {name: value.mean().item() for name, value in values.items()}
+    metrics |= {f"{name}_std": value.std(correction=0).item() for name, value in values.items()}
+    still = figures(standing_still(rollouts[0], seen))
+    metrics |= {f"still_{name}": value for name, value in still.items() if name != "lost"}
+    for name, forecast in (("expected", rollouts), ("still", [standing_still(rollouts[0], seen)])):
+        error = rollout_error(forecast, test.boxes, test.present, seen)
+        metrics |= {f"{name}_error": error.overall, f"{name}_error_per_frame": error.per_frame}
+    return metrics | {"seen": seen, "samples": samples}, rollouts[-1]
 
 
 def write_pictures(

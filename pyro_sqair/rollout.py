@@ -60,9 +60,21 @@ def reconstruct(model: Program, guide: Program, frames: Tensor) -> Rollout:
     return predict(model, guide, frames, len(frames))
 
 
-@torch.no_grad()
 def predict(model: Program, guide: Program, frames: Tensor, steps: int) -> Rollout:
     """Infers the objects of the frames that are seen, then lets the model imagine the rest.
+
+    Args:
+        model: a generative program.
+        guide: its inference program.
+        frames: the frames that are seen, shape ``[S, B, C, H, W]``, values in [0, 1].
+        steps: the number T >= S of frames in all.
+    """
+    return futures(model, guide, frames, steps, 1)[0]
+
+
+@torch.no_grad()
+def futures(model: Program, guide: Program, frames: Tensor, steps: int, num: int) -> list[Rollout]:
+    """Infers the objects of the frames that are seen, once, and lets the model imagine the rest several times.
 
     The guide runs on the frames it sees; the model is replayed on that trace and runs on.
 
@@ -71,10 +83,14 @@ def predict(model: Program, guide: Program, frames: Tensor, steps: int) -> Rollo
         guide: its inference program.
         frames: the frames that are seen, shape ``[S, B, C, H, W]``, values in [0, 1].
         steps: the number T >= S of frames in all.
+        num: how many futures to imagine.
+
+    Returns:
+        Rollouts that agree in the frames seen.
     """
     check_values(frames)
     trace = poutine.trace(guide).get_trace(frames)
-    return _rollout(poutine.replay(model, trace=trace)(frames, steps))
+    return [_rollout(poutine.replay(model, trace=trace)(frames, steps)) for _ in range(num)]
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,6 +26,9 @@ class SceneConfig:
         channels: C, 1 for grey and 3 for colour.
         image_size: (H, W) in pixels.
         glimpse_size: (h, w) in pixels.
+        object_size: (h, w) in pixels of the box round an object, if that is known; None to learn it.
+        object_size_std: how far boxes may be from it: the standard deviation of their logits, which in small boxes is
+            that of the log size.
     """
 
     num_slots: int = 3
@@ -32,12 +36,28 @@ class SceneConfig:
     channels: int = 1
     image_size: tuple[int, int] = (50, 50)
     glimpse_size: tuple[int, int] = (20, 20)
+    object_size: tuple[float, float] | None = None
+    object_size_std: float = 0.07
 
     def __post_init__(self) -> None:
         if min(self.num_slots, self.what_dim, self.channels, *self.image_size, *self.glimpse_size) < 1:
             raise ValueError(f"expected sizes of at least 1, got {self}")
         if any(g > s for g, s in zip(self.glimpse_size, self.image_size, strict=True)):
             raise ValueError(f"expected a glimpse no larger than the image {self.image_size}, got {self.glimpse_size}")
+        if self.object_size is not None and not all(
+            0 < o < s for o, s in zip(self.object_size, self.image_size, strict=True)
+        ):
+            raise ValueError(f"expected objects smaller than the image {self.image_size}, got {self.object_size}")
+        if not self.object_size_std > 0:
+            raise ValueError(f"expected a standard deviation of the object size above 0, got {self.object_size_std}")
+
+    @property
+    def box(self) -> tuple[float, float, float, float] | None:
+        """The usual box in the middle of the image, as logits of ``where``; None if nobody knows how large it is."""
+        if self.object_size is None:
+            return None
+        height, width = (math.log(o / (s - o)) for o, s in zip(self.object_size, self.image_size, strict=True))
+        return width, height, 0.0, 0.0
 
 
 class Objects(NamedTuple):

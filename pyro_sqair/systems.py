@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from pyro.infer import ELBO
 
@@ -21,6 +21,8 @@ from pyro_sqair.models import (
     VRNN,
     FixedCount,
     GRUPropagationPrior,
+    GuidedWalkPrior,
+    RandomWalkPrior,
     Renderer,
     conv_renderer,
     mlp_renderer,
@@ -78,6 +80,37 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Recurrent:
+    """Objects go where a GRU says; see :class:`~pyro_sqair.models.GRUPropagationPrior`.
+
+    Attributes:
+        scale_bias: the softplus of this is about where the prior's standard deviations start.
+    """
+
+    scale_bias: float = 0.0
+
+    prior: ClassVar[type[GRUPropagationPrior]] = GRUPropagationPrior
+
+    def build(self, what_dim: int, hidden_size: int, relations: Relations | None) -> GRUPropagationPrior:
+        """The prior with fresh weights."""
+        return self.prior(what_dim, hidden_size, relations=relations, scale_bias=self.scale_bias)
+
+
+@dataclass(frozen=True)
+class RandomWalk(Recurrent):
+    """Objects stay where they are, on average; see :class:`~pyro_sqair.models.RandomWalkPrior`."""
+
+    prior = RandomWalkPrior
+
+
+@dataclass(frozen=True)
+class GuidedWalk(Recurrent):
+    """Objects stay where they are but for what a GRU says; see :class:`~pyro_sqair.models.GuidedWalkPrior`."""
+
+    prior = GuidedWalkPrior
+
+
+@dataclass(frozen=True)
 class SQAIRSystem:
     """SQAIR, CONV-SQAIR and R-SQAIR.
 
@@ -89,6 +122,7 @@ class SQAIRSystem:
             paper's learned count prior.
         convolutions: sizes of the convolutional networks (CONV-SQAIR); None for perceptrons.
         relations: what objects do to each other (R-SQAIR); None for nothing.
+        propagation: how objects are expected to go on.
     """
 
     hidden_size: int = 256
@@ -97,6 +131,7 @@ class SQAIRSystem:
     object_costs: tuple[float, float] | None = None
     convolutions: ConvolutionConfig | None = None
     relations: Interaction | Memory | None = None
+    propagation: Recurrent = Recurrent()
 
     name = "sqair"
 
@@ -105,7 +140,7 @@ class SQAIRSystem:
         encoder = SetEncoder(scene.what_dim, self.hidden_size)
         relations = None if self.relations is None else self.relations.build(scene.what_dim)
         count = None if self.object_costs is None else FixedCount(*self.object_costs)
-        prior = GRUPropagationPrior(scene.what_dim, self.hidden_size, relations=relations)
+        prior = self.propagation.build(scene.what_dim, self.hidden_size, relations)
         vision = (
             mlp_vision(scene, self.hidden_size)
             if self.convolutions is None
@@ -125,8 +160,8 @@ class SQAIRSystem:
 
     def settings(self) -> dict[str, Any]:
         """See :class:`System`."""
-        kind = {"relation": type(self.relations).__name__} if self.relations else {}
-        return asdict(self) | kind
+        kinds = {"relation": type(self.relations).__name__} if self.relations else {}
+        return asdict(self) | kinds | {"prior": type(self.propagation).__name__}
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pyro_sqair.convolutions import ConvolutionConfig
 from pyro_sqair.infer import check_sites
 from pyro_sqair.models import CategoricalCount, FixedCount
 from pyro_sqair.presets import PRESETS, preset
-from pyro_sqair.systems import AIRSystem, Interaction, SQAIRSystem, VRNNSystem
+from pyro_sqair.systems import AIRSystem, GuidedWalk, Interaction, SQAIRSystem, VRNNSystem
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -60,10 +60,12 @@ def test_identity_tells_models_apart():
             {"object_costs": None},
             {"convolutions": ConvolutionConfig()},
             {"relations": Interaction()},
+            {"propagation": GuidedWalk()},
         )
     ]
     changes = [{"system": system} for system in [*systems, AIRSystem(128), VRNNSystem()]]
-    for change in [*changes, {"scene": dataclasses.replace(base.scene, num_slots=3)}]:
+    scenes = [dataclasses.replace(base.scene, **change) for change in ({"num_slots": 3}, {"object_size": (9.0, 9.0)})]
+    for change in [*changes, *({"scene": scene} for scene in scenes)]:
         assert dataclasses.replace(base, **change).identity() != base.identity(), change
     assert dataclasses.replace(base, name="other").identity() == base.identity()
 

@@ -12,7 +12,7 @@ from torch import nn
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.models import SQAIR, DiscoveryPrior, FixedCount, GRUPropagationPrior, mlp_renderer
 from pyro_sqair.networks import SetEncoder
-from pyro_sqair.rollout import Rollout, generate, infer_objects, predict, reconstruct, standing_still
+from pyro_sqair.rollout import Rollout, futures, generate, infer_objects, predict, reconstruct, standing_still
 from pyro_sqair.scene import Objects, SceneConfig
 
 N, D, T, B = 3, 2, 4, 30
@@ -87,6 +87,15 @@ def test_prediction_goes_on_from_what_is_inferred(programs, frames, steps):
             assert not (now - before) & ever, "an id is never reused"
             carried += len(now & before)
     assert carried > 0 or steps == T
+
+
+def test_futures_part_after_the_frames_seen(programs, frames):
+    first, second = futures(*programs, frames[:2], 5, 2)
+    check_shapes(first, 5)
+    for a, b in zip((*first.objects, first.image), (*second.objects, second.image), strict=True):
+        assert torch.equal(a[:2], b[:2])
+    stayed = (first.objects.id[2] >= 0) & (first.objects.id[2] == second.objects.id[2])
+    assert stayed.any() and not (first.objects.where[2] == second.objects.where[2])[stayed].any()
 
 
 def test_generation(programs, frames):

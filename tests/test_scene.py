@@ -19,6 +19,7 @@ from pyro_sqair.scene import (
     pad_slots,
     stack_objects,
 )
+from pyro_sqair.spatial import boxes
 
 N, D, M = 4, 3, 2  # slots, size of `what`, size of memory
 
@@ -253,3 +254,18 @@ class TestSceneConfig:
 
     def test_glimpse_may_be_the_image(self):
         assert SceneConfig(image_size=(7, 5), glimpse_size=(7, 5)).image_size == (7, 5)
+
+    def test_the_usual_box_has_the_size_of_an_object(self):
+        scene = SceneConfig(image_size=(40, 60), object_size=(10, 20))
+        box = boxes(torch.tensor(scene.box), scene.image_size)
+        torch.testing.assert_close(box, torch.tensor([20.0, 15.0, 20.0, 10.0]))
+        assert SceneConfig().box is None
+
+    @pytest.mark.parametrize("size", [(0, 10), (10, 50), (50, 10), (-1, 5)])
+    def test_objects_are_smaller_than_the_image(self, size):
+        with pytest.raises(ValueError, match=r"expected objects smaller than the image \(50, 50\), got \("):
+            SceneConfig(object_size=size)
+
+    def test_object_sizes_vary(self):
+        with pytest.raises(ValueError, match="standard deviation of the object size above 0, got 0"):
+            SceneConfig(object_size=(10, 10), object_size_std=0.0)

@@ -37,6 +37,10 @@ class Train:
     """the most objects the model can hold; by default one more than the file knows of, or 4"""
     glimpse: tuple[int, int] = (20, 20)
     """height and width of a glimpse, pixels"""
+    object_size: tuple[float, float] | None = None
+    """height and width of the box round an object, pixels, if known; by default learned"""
+    object_size_std: float = 0.07
+    """how far boxes may be from that, as a share of it, about"""
     what_dim: int = 32
     """size of the appearance latent of an object"""
     hidden: int = 128
@@ -99,6 +103,7 @@ class Train:
         """The experiment that the arguments describe."""
         videos = FileVideos(self.train, self.test, self.in_memory)
         sizes = self.slots, self.glimpse, self.what_dim, self.hidden
-        base = file_preset(videos, *sizes, self.object_costs, self.system)
+        base = file_preset(videos, *sizes, self.object_costs, self.system, self.object_size)
+        scene = dataclasses.replace(base.scene, object_size_std=self.object_size_std)
         training = dataclasses.replace(base.training, steps=self.steps, seed=self.seed)
-        return dataclasses.replace(base, training=training)
+        return dataclasses.replace(base, scene=scene, training=training)

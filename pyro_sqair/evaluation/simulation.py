@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -81,15 +82,20 @@ class RolloutError(NamedTuple):
     lost: float
 
 
-def rollout_error(rollout: Rollout, boxes_true: Tensor, present_true: Tensor, seen: int) -> RolloutError:
+def rollout_error(
+    rollouts: Rollout | Sequence[Rollout], boxes_true: Tensor, present_true: Tensor, seen: int
+) -> RolloutError:
     """Follows the objects that were inferred in the last frame seen through those imagined after it.
 
     Objects are paired with true ones in that frame, so that the sum of distances is least, and followed by their ids.
     What is compared is how far they have moved since then: a box may well sit beside its object, and go on to do so.
     A true centre outside the frame counts as the nearest place on its edge, for no box can have its centre further out.
 
+    Of several futures it is their mean that is compared: where an object is on average. A single one is further off
+    than that, by what it leaves to chance, even if the model knows all that can be known.
+
     Args:
-        rollout: inferred in the first frames, imagined from there on.
+        rollouts: inferred in the first frames, imagined from there on; several agree in the first.
         boxes_true: left, top, width, height in pixels, shape [T, B, M, 4].
         present_true: shape [T, B, M].
         seen: how many frames the guide saw, at least 1.
@@ -97,7 +103,10 @@ def rollout_error(rollout: Rollout, boxes_true: Tensor, present_true: Tensor, se
     Raises:
         ValueError: if the shapes do not fit, no frame was imagined, or there was no object to follow.
     """
-    steps, batch, _ = rollout.objects.pres.shape
+    futures = [rollouts] if isinstance(rollouts, Rollout) else list(rollouts)
+    if not futures:
+        raise ValueError("expected at least one rollout, got none")
+    steps, batch, _ = futures[0].objects.pres.shape
     if boxes_true.shape[:2] != (steps, batch) or boxes_true.shape[:-1] != present_true.shape:
         raise ValueError(
             f"expected boxes_true [{steps}, {batch}, M, 4] and present_true [{steps}, {batch}, M], "
@@ -105,33 +114,51 @@ def rollout_error(rollout: Rollout, boxes_true: Tensor, present_true: Tensor, se
         )
     if not 1 <= seen < steps:
         raise ValueError(f"expected seen from 1 to {steps - 1}, the frames less one, got {seen}")
-    height, width = rollout.image.shape[-2:]
-    objects = rollout.objects
-    centres = _centres(boxes(objects.where, (height, width)))
+    height, width = futures[0].image.shape[-2:]
+    paths = [_Paths(future, seen) for future in futures]
+    if not all(np.array_equal(p.names[:seen], paths[0].names[:seen]) for p in paths):
+        raise ValueError("expected futures that begin with the same objects, got others")
     edge = torch.tensor([width, height], dtype=torch.float64)
     true = _centres(boxes_true).clamp(min=0.0).minimum(edge).numpy()
-    inferred, present = centres.numpy(), (objects.pres > 0.5).cpu().numpy()
-    names, there = objects.id.cpu().numpy(), present_true.cpu().numpy()
+    there = present_true.cpu().numpy()
 
     errors, lost = [], 0
     last = seen - 1
     for b in range(batch):
-        rows, columns = np.flatnonzero(there[last, b]), np.flatnonzero(present[last, b])
-        distance = np.linalg.norm(true[last, b, rows][:, None] - inferred[last, b, columns][None], axis=-1)
+        rows, columns = np.flatnonzero(there[last, b]), np.flatnonzero(paths[0].present[last, b])
+        distance = np.linalg.norm(true[last, b, rows][:, None] - paths[0].centres[last, b, columns][None], axis=-1)
         for r, c in zip(*linear_sum_assignment(distance), strict=True):
-            name, start, path = names[last, b, columns[c]], inferred[last, b, columns[c]], []
-            place = start
-            for t in range(seen, steps):
-                slot = np.flatnonzero(present[t, b] & (names[t, b] == name))
-                place = inferred[t, b, slot[0]] if len(slot) else place
-                moved = true[t, b, rows[r]] - true[last, b, rows[r]]
-                path.append(np.linalg.norm(place - start - moved))
-            lost += not len(slot)
-            errors.append(path)
+            imagined, ends = zip(*(path.follow(b, columns[c]) for path in paths), strict=True)
+            moved = true[seen:, b, rows[r]] - true[last, b, rows[r]]
+            errors.append(np.linalg.norm(np.mean(imagined, 0) - moved, axis=-1))
+            lost += sum(ends)
     if not errors:
         raise ValueError("expected objects to follow, got none in the last frame seen")
     per_frame = np.mean(errors, 0)
-    return RolloutError(per_frame.tolist(), float(per_frame.mean()), len(errors), lost / len(errors))
+    return RolloutError(per_frame.tolist(), float(per_frame.mean()), len(errors), lost / len(errors) / len(futures))
+
+
+class _Paths:
+    """Where the objects of a rollout go."""
+
+    def __init__(self, rollout: Rollout, seen: int) -> None:
+        objects = rollout.objects
+        height, width = rollout.image.shape[-2:]
+        self.centres = _centres(boxes(objects.where, (height, width))).numpy()
+        self.present = (objects.pres > 0.5).cpu().numpy()
+        self.names = objects.id.cpu().numpy()
+        self.last = seen - 1
+
+    def follow(self, b: int, slot: int) -> tuple[np.ndarray, bool]:
+        """How far the object in a slot of the last frame seen has moved in each later one, and if it is lost."""
+        name, start = self.names[self.last, b, slot], self.centres[self.last, b, slot]
+        place, path, lost = start, [], False
+        for t in range(self.last + 1, len(self.names)):
+            found = np.flatnonzero(self.present[t, b] & (self.names[t, b] == name))
+            lost = not len(found)
+            place = place if lost else self.centres[t, b, found[0]]
+            path.append(place - start)
+        return np.array(path), lost
 
 
 def _centres(box: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from pyro_sqair.cli import main
+from pyro_sqair.cli.train import Train
 from pyro_sqair.data import BouncingBalls, SequenceDataset, SequenceWriter, four_balls, held_out, write_sequences
+from pyro_sqair.models import SizedWhere
 from pyro_sqair.presets import file_preset
 from pyro_sqair.videos import FileVideos
 
@@ -58,6 +60,14 @@ def test_without_ground_truth_nothing_is_judged(tmp_path: Path, capsys: pytest.C
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "objects_per_frame" in metrics and "count_accuracy" not in metrics
     assert file_preset(FileVideos(tmp_path / "film.h5")).scene.num_slots == 4
+
+
+def test_objects_of_a_known_size(balls: Path) -> None:
+    sizes = {"object_size": (8.0, 6.0), "object_size_std": 0.2}
+    model, _ = Train(balls / "train.h5", **sizes).experiment().programs()
+    where = model.discovery_prior.where
+    assert isinstance(where, SizedWhere) and where.std == 0.2
+    assert where.size.sigmoid().tolist() == pytest.approx([6 / 50, 8 / 50])
 
 
 class TestPreset:
@@ -118,6 +128,10 @@ class TestRefusals:
             assert main(["train", str(balls / "train.h5"), "--out", str(balls / "run"), *SMALL, *words]) == 1
             assert got in capsys.readouterr().err
         assert not (balls / "run").exists()
+
+    def test_objects_larger_than_the_frame(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        message = self.refused(capsys, balls / "train.h5", "--object-size", 8, 60, "--out", balls / "run")
+        assert "(50, 50)" in message and "(8.0, 60.0)" in message
 
     def test_glimpse_larger_than_the_frame(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "(51, 20)" in self.refused(capsys, balls / "train.h5", "--glimpse", 51, 20, "--out", balls / "run")

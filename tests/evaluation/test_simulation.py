@@ -116,6 +116,35 @@ class TestRolloutError:
         )
         assert found.overall < 0.02
 
+    def test_of_several_futures_the_mean_is_compared(self):
+        """Two futures are off by the same in opposite directions, a third by (0.3, 0.6); it loses one object of two."""
+        truth = torch.tensor([[6.0, 5.0], [12.0, 10.0]]).expand(T, B, 2, 2).clone()
+        ids = torch.tensor([7, 9]).expand(T, B, 2)
+        present = torch.ones(T, B, 2, dtype=torch.bool)
+        fewer = present.clone()
+        fewer[3:, :, 1] = False
+        off = torch.zeros(T, 1, 1, 2)
+        off[2:] = torch.tensor([0.3, 0.6])
+        futures = [
+            rollout(truth + off, ids, present),
+            rollout(truth - off, ids, present),
+            rollout(truth + off, ids, fewer),
+        ]
+        found = rollout_error(futures, true_boxes(truth), present, 2)
+        assert found.per_frame == pytest.approx([0.05**0.5] * 3, abs=1e-4)
+        assert (found.followed, found.lost) == (4, pytest.approx(1 / 6))
+        single = rollout_error(futures[:1], true_boxes(truth), present, 2)
+        assert single == rollout_error(futures[0], true_boxes(truth), present, 2)
+
+    def test_futures_begin_alike(self):
+        truth, present = torch.full((T, B, 1, 2), 5.0), torch.ones(T, B, 1, dtype=torch.bool)
+        ids = torch.zeros(T, B, 1, dtype=torch.int64)
+        futures = [rollout(truth, ids, present), rollout(truth, ids + 1, present)]
+        with pytest.raises(ValueError, match="begin with the same objects"):
+            rollout_error(futures, true_boxes(truth), present, 2)
+        with pytest.raises(ValueError, match="at least one rollout"):
+            rollout_error([], true_boxes(truth), present, 2)
+
     def test_wrong_arguments(self):
         present = torch.ones(T, B, 1, dtype=torch.bool)
         imagined = rollout(torch.full((T, B, 1, 2), 5.0), torch.zeros(T, B, 1, dtype=torch.int64), present)

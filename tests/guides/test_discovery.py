@@ -3,15 +3,18 @@
 
 """The discovery guide against Algorithm 3 written out, slot by slot."""
 
+import dataclasses
+import math
+
 import pyro
 import pytest
 import torch
 import torch.nn.functional as F
 from pyro import poutine
 
-from pyro_sqair.guides import DiscoveryGuide, mlp_glimpse_encoder
+from pyro_sqair.guides import AIRGuide, DiscoveryGuide, SQAIRGuide, mlp_glimpse_encoder, parallel_guide
 from pyro_sqair.networks import MLP, SetEncoder
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene import Objects, SceneConfig
 from pyro_sqair.slots import DiscoverySlots
 
 N, D, H, B = 3, 2, 8, 40
@@ -84,3 +87,16 @@ def test_starting_points():
     assert (guide.pres[-1].bias == 1).all()
     assert guide.scale_bias == -3
     assert torch.equal(guide.rnn.initial, torch.zeros(H).double())
+
+
+@pytest.mark.parametrize("build", [SQAIRGuide.build, AIRGuide.build, parallel_guide])
+def test_search_starts_from_the_usual_box(build):
+    """With the same weights the means of a fresh network move by the logits of that box, and nothing else does."""
+    scene = SceneConfig(N, D, image_size=(12, 16), glimpse_size=(6, 6))
+    known = dataclasses.replace(scene, object_size=(3, 6))
+    biases = []
+    for config in (scene, known):
+        torch.manual_seed(0)
+        biases.append(build(config, H).discovery.where[-1].bias)
+    expected = torch.tensor([math.log(6 / 10), math.log(3 / 9), 0, 0, 0, 0, 0, 0])
+    torch.testing.assert_close(biases[1] - biases[0], expected)

@@ -3,6 +3,8 @@
 
 """The discovery prior: a truncated categorical count written slot by slot, and where new objects are expected."""
 
+import dataclasses
+
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -11,9 +13,18 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pyro_sqair.models import AutoregressiveWhere, CategoricalCount, DiscoveryPrior, FixedCount, presence_logits
+from pyro_sqair.models import (
+    AIR,
+    SQAIR,
+    AutoregressiveWhere,
+    CategoricalCount,
+    DiscoveryPrior,
+    FixedCount,
+    SizedWhere,
+    presence_logits,
+)
 from pyro_sqair.networks import SetEncoder
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene import Objects, SceneConfig
 from pyro_sqair.slots import DiscoverySlots
 
 N, D = 4, 2
@@ -136,6 +147,35 @@ class TestWhere:
         assert not torch.equal(loc, mean(torch.randn(7), where, state)[0])
         assert not torch.equal(loc, mean(context, torch.randn(4), state)[0])
         assert not torch.equal(loc, mean(context, where, new)[0])
+
+
+class TestSizedWhere:
+    def test_the_size_is_given_and_the_place_is_learned(self):
+        free, sized = AutoregressiveWhere(7), SizedWhere(7, (-1.5, -0.5, 0.0, 0.0), std=0.1)
+        for parameter in free.parameters():
+            torch.nn.init.normal_(parameter, std=0.5)
+        sized.load_state_dict(free.state_dict())
+        context, where, state = torch.randn(20, 7), torch.randn(20, 4), torch.randn(20, 4)
+        (law, new), (expected, same) = (p(p.context(context), where, state) for p in (sized, free))
+        assert torch.equal(new, same)
+        torch.testing.assert_close(law.mean[..., :2], torch.tensor([-1.5, -0.5]).expand(20, 2))
+        torch.testing.assert_close(law.stddev[..., :2], torch.full((20, 2), 0.1))
+        assert torch.equal(law.mean[..., 2:], expected.mean[..., 2:])
+        assert torch.equal(law.stddev[..., 2:], expected.stddev[..., 2:])
+
+    def test_starts_in_the_middle(self):
+        prior = SizedWhere(7, (-1.5, -0.5, 0.0, 0.0), std=0.1)
+        law, _ = prior(prior.context(torch.randn(7)), prior.initial_where, prior.initial_state)
+        torch.testing.assert_close(law.mean, torch.tensor([-1.5, -0.5, 0.0, 0.0]))
+
+    @pytest.mark.parametrize("system", [SQAIR, AIR])
+    def test_is_the_prior_of_a_scene_that_knows_the_size_of_objects(self, system):
+        scene = SceneConfig(N, D, image_size=(12, 16), glimpse_size=(4, 4), object_size=(3, 4), object_size_std=0.2)
+        prior = system.build(scene, 8).discovery_prior.where
+        assert isinstance(prior, SizedWhere) and prior.std == 0.2
+        torch.testing.assert_close(prior.size.sigmoid(), torch.tensor([0.25, 0.25]))
+        learned = system.build(dataclasses.replace(scene, object_size=None), 8).discovery_prior.where
+        assert not isinstance(learned, SizedWhere)
 
 
 class TestDiscoveryPrior:

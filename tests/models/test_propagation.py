@@ -73,3 +73,15 @@ def test_presence_bias(bias):
     for i in range(N):
         expected = objects.pres[..., i] * (bias > 0)
         assert torch.equal(trace.nodes[f"prop_{i}/pres"]["value"], expected)
+
+
+def test_standard_deviations_start_where_they_are_told():
+    """With the same weights the biases of the standard deviations differ by scale_bias, and nothing else does."""
+    torch.manual_seed(0)
+    wide = GRUPropagationPrior(D, M)
+    torch.manual_seed(0)
+    narrow = GRUPropagationPrior(D, M, scale_bias=-3.0)
+    assert torch.equal(wide.readout.weight, narrow.readout.weight)
+    change = (narrow.readout.bias - wide.readout.bias).split([1, 4, D, 4, D])
+    for part, expected in zip(change, (0.0, 0.0, 0.0, -3.0, -3.0), strict=True):
+        torch.testing.assert_close(part, torch.full_like(part, expected))
