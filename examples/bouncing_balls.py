@@ -24,6 +24,7 @@ from pyro_sqair.atomic import atomic_path
 from pyro_sqair.data import BouncingBalls, held_out, only_visible
 from pyro_sqair.infer import check_sites
 from pyro_sqair.presets import balls_preset, small_balls_preset
+from pyro_sqair.program import with_slots
 from pyro_sqair.report import simulate, validate
 from pyro_sqair.systems import Interaction, Memory
 from pyro_sqair.training import Trainer
@@ -78,7 +79,7 @@ def run(kind: Kind, args: Arguments) -> dict[str, dict]:
     if not trainer.complete():
         raise SystemExit("the same command continues")
     with trainer.averaged_weights():
-        larger = model.with_slots(8), guide.with_slots(8)  # the same weights, room for more
+        larger = with_slots(8, model, guide)  # the same weights, room for more
         results = {}
         for name, pair, test in (("4 balls", (model, guide), four), ("6-8 balls", larger, many)):
             figures, rollout = simulate(*pair, test, args.seen)
@@ -89,13 +90,15 @@ def run(kind: Kind, args: Arguments) -> dict[str, dict]:
 
 def main(args: Arguments) -> None:
     """Trains each kind, prints a table and draws it."""
+    if args.seen < 1 or args.imagined < 1:
+        raise ValueError(f"expected frames to see and to imagine, got {args.seen} and {args.imagined}")
     results = {kind: run(kind, args) for kind in args.relations}
     with atomic_path(args.out / "simulation.json") as path:
         path.write_text(json.dumps(results, indent=2) + "\n")
     print(
         f"the next {args.imagined} frames: nats a frame, over all pixels and those of colliding balls; errors in pixels"
     )
-    print(f"{'':24}{'counting':>9}{'data':>10}{'colliding':>11}{'of one future':>15}{'of their mean':>15}")
+    print(f"{'':24}{'counting':>9}{'data':>10}{'relational':>11}{'of one future':>15}{'of their mean':>15}")
     for kind, found in results.items():
         for name, r in found.items():
             likelihood = f"{r['count_accuracy']:9.3f}{r['data']:10.1f}{r['relational']:11.2f}"

@@ -23,11 +23,13 @@ from torch.nn.functional import softplus
 from pyro_sqair.data import held_out
 from pyro_sqair.presets import small_balls_preset
 from pyro_sqair.report import simulate, validate
+from pyro_sqair.systems import Recurrent
 from pyro_sqair.training import Trainer
 from pyro_sqair.videos import BallVideos
 from pyro_sqair.viz import draw_errors, draw_prediction
 
 BASE = small_balls_preset()
+GRU = dataclasses.replace(BASE.system, propagation=Recurrent())  # the paper's prior, which has to learn motion
 BALLS = dataclasses.replace(BASE.videos.balls, min_balls=2, max_balls=2)
 WALL = 1 - 2 * BALLS.radii[0] / BALLS.box  # how far a centre gets from the middle of the frame
 
@@ -85,7 +87,8 @@ def judge(model, guide, test, step):
 def main(args: Arguments) -> None:
     """Trains with either prior, and compares what they imagine after four frames."""
     videos = BallVideos(BALLS)
-    base = dataclasses.replace(BASE, scene=dataclasses.replace(BASE.scene, num_slots=2), videos=videos)
+    scene = dataclasses.replace(BASE.scene, num_slots=2)
+    base = dataclasses.replace(BASE, scene=scene, videos=videos, system=GRU)
     config = dataclasses.replace(base.training, steps=args.steps, seed=args.seed, threads=args.threads)
     test = held_out(videos.source("test"), args.sequences, length=14, seed=1)
     errors = {}
@@ -96,7 +99,8 @@ def main(args: Arguments) -> None:
             model.propagation_prior = Physics(base.scene.what_dim)
         out, few = args.out / name, test.slice(slice(64))
         elbo, check = base.estimator(), functools.partial(judge, model, guide, few)
-        trainer = Trainer(model, guide, elbo, videos.source("train"), config, out, check, {"prior": name})
+        identity = base.identity() | {"arm": name, "balls": dataclasses.asdict(BALLS)}
+        trainer = Trainer(model, guide, elbo, videos.source("train"), config, out, check, identity)
         if not trainer.complete():
             raise SystemExit("the same command continues")
         with trainer.averaged_weights():

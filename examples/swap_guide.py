@@ -28,7 +28,7 @@ from pyro_sqair.report import evaluate, validate
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import save_image
 
-COLUMNS = ("count accuracy", "identity switches", "milliseconds a step")
+COLUMNS = ("count accuracy", "identity switches", "milliseconds a step")  # validation included
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Arguments:
     """of each training"""
     threads: int | None = None
     """CPU threads; 1 beside another training"""
-    sequences: int = 256
+    sequences: int = 1000
     """held-out sequences to evaluate on"""
 
 

@@ -20,6 +20,8 @@ from pyro_sqair.slots import Slots
 
 def start_from(where: MLP, box: tuple[float, ...]) -> None:
     """Moves the mean that a fresh network gives ``where`` to a box, given as logits."""
+    if len(box) != 4:
+        raise ValueError(f"expected the four logits of a box to search from, got {tuple(box)}")
     output = where[-1]
     assert isinstance(output, nn.Linear)
     with torch.no_grad():

@@ -16,7 +16,7 @@ from pyro.infer import ELBO
 from pyro_sqair.data import BallsConfig, Source, four_balls, gentle_motion, published_motion
 from pyro_sqair.program import Program
 from pyro_sqair.scene import SceneConfig
-from pyro_sqair.systems import SYSTEMS, GuidedWalk, Interaction, Memory, SQAIRSystem, System
+from pyro_sqair.systems import SYSTEMS, GuidedWalk, Interaction, Memory, Recurrent, SQAIRSystem, System
 from pyro_sqair.training import TrainingConfig, published
 from pyro_sqair.videos import BallVideos, DigitVideos, FileVideos, Videos
 
@@ -128,7 +128,11 @@ def small_balls_preset(relations: Interaction | Memory | None = None) -> Preset:
         scene=SceneConfig(4, what_dim=5, image_size=(48, 48), glimpse_size=(12, 12), object_size=(12.0, 12.0)),
         system=SQAIRSystem(128, output_scale=1.0, object_costs=(0.0, 10.0), relations=relations, propagation=dynamics),
         training=TrainingConfig(
-            steps=1800, learning_rate=2e-3, curriculum=((3, 0.4), (8, 0.6)), ema_decay=0.998, validate_every=300
+            steps=1800,
+            learning_rate_changes=((0, 2e-3), (1000, 6e-4)),  # on eight frames the first rate diverges
+            curriculum=((3, 0.35), (8, 0.65)),
+            ema_decay=0.998,
+            validate_every=300,
         ),
     )
 
@@ -174,7 +178,8 @@ def file_preset(
         hidden_size: units of every network.
         object_costs: see :class:`~pyro_sqair.systems.SQAIRSystem`.
         system: a name among :data:`~pyro_sqair.systems.SYSTEMS`.
-        object_size: see :class:`~pyro_sqair.scene.SceneConfig`.
+        object_size: see :class:`~pyro_sqair.scene.SceneConfig`. Objects are then expected to stay as large as they are,
+            by a guided walk instead of the paper's recurrent prior, whose boxes start out with half the image's sides.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -182,19 +187,28 @@ def file_preset(
     """
     if system not in SYSTEMS:
         raise ValueError(f"expected a system among {sorted(SYSTEMS)}, got {system!r}")
-    sqair = SQAIRSystem(hidden_size, decoder_size=256, output_scale=1.0, object_costs=object_costs)
+    if system.endswith("vrnn") and (object_costs or object_size):
+        raise ValueError(f"expected no prices or sizes of objects for {system}, which knows no objects")
+    if system == "air" and object_costs:
+        raise ValueError("expected no prices of objects for air, whose number of objects is geometric")
+    dynamics = Recurrent() if object_size is None else GuidedWalk(scale_bias=-3.0)
+    sqair = SQAIRSystem(
+        hidden_size, decoder_size=256, output_scale=1.0, object_costs=object_costs, propagation=dynamics
+    )
     train, test = videos.source("train"), videos.source("test")
     if (train.image_size, train.channels) != (test.image_size, test.channels):
         raise ValueError(
             f"expected test frames of {train.image_size} pixels and {train.channels} channels, as those to train on, "
             f"got {test.image_size} and {test.channels}"
         )
-    most = int(test.read(slice(100)).count.max())  # at a time, as far as anybody has counted
+    counts = {split: int(source.read(slice(100)).count.max()) for split, source in (("train", train), ("test", test))}
+    fullest = max(counts, key=counts.__getitem__)
+    most = counts[fullest]  # at a time, as far as anybody has counted
     if num_slots is None:
         num_slots = train.max_objects + 1 if most > 0 else 4
     if num_slots < most:
         raise ValueError(
-            f"expected at least {most} slots, for as many objects as {videos.path('test')} has at a time, "
+            f"expected at least {most} slots, for as many objects as there are at a time in {videos.path(fullest)}, "
             f"got {num_slots}"
         )
     stages = moving_mnist_preset().training.curriculum

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import pyro
 import pyro.poutine as poutine
@@ -67,20 +67,19 @@ class Program(PyroModule):
     def with_slots(self, num_slots: int) -> Self:
         """A copy of this program, weights and all, that can hold another number of objects.
 
-        A part that depends on that number has a method ``resize(num_slots)``.
+        A part that depends on that number has a method ``resize(num_slots)``. For a model and a guide that share parts
+        see :func:`with_slots`.
 
         Args:
             num_slots: the number N of slots.
         """
-        copied = copy.deepcopy(self)
-        copied.scene = dataclasses.replace(self.scene, num_slots=num_slots)
-        for part in copied.__dict__["_modules"].values():
-            if resize := getattr(part, "resize", None):
-                resize(num_slots)
+        (copied,) = with_slots(num_slots, self)
         return copied
 
     def rehearse(self) -> None:
-        """Runs over two frames with every slot taken, to find parts that do not fit before any work is lost.
+        """Runs over three frames with every slot taken, to find parts that do not fit before any work is lost.
+
+        In the third a part is called with what it remembers of the second.
 
         It leaves no trace: random numbers, parameters and handlers stay as they are. A program whose weights are of
         several types or on several devices cannot run yet, and is left alone.
@@ -93,9 +92,9 @@ class Program(PyroModule):
         like = next(self.parameters(), torch.empty(0))
         slots = range(self.scene.num_slots)
         taken = {f"frame_0/disc_{i}/pres": like.new_ones(1) for i in slots}
-        taken |= {f"frame_1/prop_{i}/pres": like.new_ones(1) for i in slots}
+        taken |= {f"frame_{t}/prop_{i}/pres": like.new_ones(1) for t in (1, 2) for i in slots}
         shape = (self.scene.channels, *self.scene.image_size)
-        frames = like.new_zeros(2, 1, *shape)
+        frames = like.new_zeros(3, 1, *shape)
         devices = [like.device] if like.device.type == "cuda" else []
         with (
             torch.no_grad(),
@@ -104,7 +103,12 @@ class Program(PyroModule):
             poutine.block(),
             pyro.validation_enabled(True),
         ):
-            states = poutine.condition(self, data=taken)(frames)
+            try:
+                states = poutine.condition(self, data=taken)(frames)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"expected parts of {type(self).__name__} that fit each other and {self.scene}, got: {error}"
+                ) from error
         for state in states:
             if state.image is not None and tuple(state.image.shape[-3:]) != shape:
                 raise ValueError(
@@ -158,6 +162,25 @@ class Program(PyroModule):
                 state = self.step(t, state, frames[t] if t < seen else None)
                 states.append(state)
         return states
+
+
+P = TypeVar("P", bound=Program)
+
+
+def with_slots(num_slots: int, *programs: P) -> tuple[P, ...]:
+    """Copies of programs that can hold another number of objects; what they share, their copies share too.
+
+    Args:
+        num_slots: the number N of slots.
+        programs: a model and its guide, say.
+    """
+    copies = copy.deepcopy(programs)
+    for program in copies:
+        program.scene = dataclasses.replace(program.scene, num_slots=num_slots)
+        for part in program.__dict__["_modules"].values():
+            if resize := getattr(part, "resize", None):
+                resize(num_slots)
+    return copies
 
 
 class GenerativeProgram(Program):

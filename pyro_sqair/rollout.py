@@ -89,6 +89,8 @@ def futures(model: Program, guide: Program, frames: Tensor, steps: int, num: int
         Rollouts that agree in the frames seen.
     """
     check_values(frames)
+    if num < 1:
+        raise ValueError(f"expected at least one future, got {num}")
     trace = poutine.trace(guide).get_trace(frames)
     return [_rollout(poutine.replay(model, trace=trace)(frames, steps)) for _ in range(num)]
 

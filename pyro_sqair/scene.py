@@ -40,6 +40,10 @@ class SceneConfig:
     object_size_std: float = 0.07
 
     def __post_init__(self) -> None:
+        for name in ("image_size", "glimpse_size", "object_size"):
+            size = getattr(self, name)
+            if size is not None and not (isinstance(size, tuple | list) and len(size) == 2):
+                raise ValueError(f"expected {name} to be (height, width), got {size!r}")
         if min(self.num_slots, self.what_dim, self.channels, *self.image_size, *self.glimpse_size) < 1:
             raise ValueError(f"expected sizes of at least 1, got {self}")
         if any(g > s for g, s in zip(self.glimpse_size, self.image_size, strict=True)):
@@ -48,7 +52,7 @@ class SceneConfig:
             0 < o < s for o, s in zip(self.object_size, self.image_size, strict=True)
         ):
             raise ValueError(f"expected objects smaller than the image {self.image_size}, got {self.object_size}")
-        if not self.object_size_std > 0:
+        if not 0 < self.object_size_std < math.inf:
             raise ValueError(f"expected a standard deviation of the object size above 0, got {self.object_size_std}")
 
     @property

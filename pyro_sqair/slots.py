@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import Message
@@ -67,6 +68,12 @@ class _Slot(Messenger):
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] == "pres":
+            support = getattr(msg["fn"], "support", None)
+            if not isinstance(msg["fn"], dist.Delta) and not getattr(support, "is_discrete", True):
+                raise ValueError(
+                    f"expected 'pres' of slot {self.prefix.rstrip('/')} to be drawn from a distribution over 0 and 1, "
+                    f"got {msg['fn']}"
+                )
             msg["fn"] = GatedPresence(msg["fn"], self.open)
         elif not site_is_subsample(msg):
             msg["fn"] = IfPresent(msg["fn"], self.answer)

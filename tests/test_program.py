@@ -16,7 +16,7 @@ from torch import nn
 
 from pyro_sqair.data import four_balls, published_motion
 from pyro_sqair.guides import SQAIRGuide
-from pyro_sqair.models import AIR, SQAIR
+from pyro_sqair.models import AIR, SQAIR, GRUPropagationPrior
 from pyro_sqair.presets import embedded_digits_preset, small_balls_preset
 from pyro_sqair.scene import SceneConfig
 from pyro_sqair.videos import BallVideos, DigitVideos
@@ -66,6 +66,25 @@ class TestPartsThatDoNotFit:
         law = dist.Normal(torch.zeros(size), 1.0).to_event(1)
         with pytest.raises(ValueError, match=f"'{site}' of slot prop_0 to have {expected} dimensions.*{size}"):
             model(propagation_prior=propagation(**{site: law}))
+
+    @pytest.mark.parametrize("law", [dist.Normal(0.0, 1.0), dist.Beta(1.0, 1.0)])
+    def test_presence_that_is_not_zero_or_one(self, law):
+        with pytest.raises(ValueError, match="'pres' of slot prop_0 to be drawn from a distribution over 0 and 1"):
+            model(propagation_prior=propagation(pres=law))
+
+    def test_a_prior_that_cannot_read_its_own_memory(self):
+        """It is first called with none, so only its second call shows."""
+
+        def prior(previous, memory, slots):
+            propagation()(previous, memory, slots)
+            return previous.where[..., :3] if memory is None else memory + torch.zeros(4)
+
+        with pytest.raises(ValueError, match=r"parts of SQAIR that fit each other.*\(3\).*\(4\)"):
+            model(propagation_prior=prior)
+
+    def test_a_prior_for_another_size_of_what(self):
+        with pytest.raises(ValueError, match=f"parts of SQAIR that fit each other and SceneConfig.*what_dim={D}"):
+            model(propagation_prior=GRUPropagationPrior(D + 1, 8))
 
     def test_a_prior_that_draws_outside_the_loop(self):
         def prior(previous, memory, slots):

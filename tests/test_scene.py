@@ -4,6 +4,8 @@
 """Merging propagated and discovered objects against a slow loop; ids, memory and the slots left out."""
 
 import itertools
+import math
+import re
 
 import pytest
 import torch
@@ -266,6 +268,13 @@ class TestSceneConfig:
         with pytest.raises(ValueError, match=r"expected objects smaller than the image \(50, 50\), got \("):
             SceneConfig(object_size=size)
 
-    def test_object_sizes_vary(self):
-        with pytest.raises(ValueError, match="standard deviation of the object size above 0, got 0"):
-            SceneConfig(object_size=(10, 10), object_size_std=0.0)
+    @pytest.mark.parametrize("std", [0.0, -1.0, math.inf, math.nan])
+    def test_object_sizes_vary(self, std):
+        with pytest.raises(ValueError, match=f"standard deviation of the object size above 0, got {std}"):
+            SceneConfig(object_size=(10, 10), object_size_std=std)
+
+    @pytest.mark.parametrize("name", ["image_size", "glimpse_size", "object_size"])
+    @pytest.mark.parametrize("size", [(10,), (10, 10, 10), 10])
+    def test_sizes_are_pairs(self, name, size):
+        with pytest.raises(ValueError, match=rf"expected {name} to be \(height, width\), got {re.escape(repr(size))}"):
+            SceneConfig(**{name: size})

@@ -14,23 +14,29 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
 
 from pyro_sqair.convolutions import ConvolutionConfig
 from pyro_sqair.data import Sequences, held_out
 from pyro_sqair.guides import WithVelocity
 from pyro_sqair.models import (
     BouncingPrior,
+    CategoricalCount,
     ConstantVelocityPrior,
     GeometricCount,
     GRUPropagationPrior,
     GuidedWalkPrior,
     RandomWalkPrior,
 )
-from pyro_sqair.presets import Preset, embedded_digits_preset
+from pyro_sqair.presets import Preset, embedded_digits_preset, small_balls_preset
 from pyro_sqair.program import Program
 from pyro_sqair.report import validate
+from pyro_sqair.rollout import infer_objects
+from pyro_sqair.spatial import boxes as where_boxes
 from pyro_sqair.systems import AIRSystem, Interaction, Memory, SQAIRSystem, VRNNSystem
 from pyro_sqair.training import Trainer
 
@@ -99,13 +105,19 @@ PRIORS: dict[str, Callable[[], torch.nn.Module]] = {
 }
 
 
-@pytest.mark.parametrize("name", [*PRIORS, "geometric count"])
+COUNTS: dict[str, Callable[[], torch.nn.Module]] = {
+    "geometric count": lambda: GeometricCount(math.exp(-7)),
+    "categorical count": lambda: CategoricalCount(BASE.scene.num_slots),
+}
+
+
+@pytest.mark.parametrize("name", [*PRIORS, *COUNTS])
 def test_prior_is_learned_with(name: str, test_set: Sequences, yardstick: float, tmp_path: Path) -> None:
     preset = dataclasses.replace(BASE, system=PLAIN)
     torch.manual_seed(0)
     model, guide = preset.programs()
-    if name == "geometric count":
-        model.discovery_prior.count = GeometricCount(math.exp(-7))
+    if name in COUNTS:
+        model.discovery_prior.count = COUNTS[name]()
     else:
         model.propagation_prior = PRIORS[name]()
     if name == "constant velocity":
@@ -114,3 +126,24 @@ def test_prior_is_learned_with(name: str, test_set: Sequences, yardstick: float,
     print(name, metrics)
     assert metrics["bound"] > yardstick + 150
     assert metrics["count_accuracy"] > ALWAYS_THE_SAME
+
+
+def test_balls_are_found(tmp_path: Path) -> None:
+    """Boxes come to lie on balls whose size is known: on those of their own video, and not on another's."""
+    preset = small_balls_preset(Interaction())
+    test = held_out(preset.source("test"), 128, 4, seed=3)
+    torch.manual_seed(0)
+    model, guide = preset.programs()
+    metrics = train(preset, (model, guide), 700, test, tmp_path)
+
+    def distance(boxes: Tensor) -> float:
+        """Pixels between boxes and balls in the last frame, paired so that the sum is least."""
+        found = infer_objects(guide, test.frames)
+        size = preset.scene.image_size
+        centres, truth = (b[-1, ..., :2] + b[-1, ..., 2:] / 2 for b in (where_boxes(found.where, size), boxes))
+        costs = torch.cdist(centres, truth).numpy()
+        return float(np.mean([cost[linear_sum_assignment(cost)].mean() for cost in costs]))
+
+    own, others = distance(test.boxes), distance(test.boxes.roll(1, 1))
+    print("balls", metrics, own, others)
+    assert own < 0.6 * others

@@ -90,6 +90,7 @@ def rollout_error(
     Objects are paired with true ones in that frame, so that the sum of distances is least, and followed by their ids.
     What is compared is how far they have moved since then: a box may well sit beside its object, and go on to do so.
     A true centre outside the frame counts as the nearest place on its edge, for no box can have its centre further out.
+    Where ``present_true`` says that a true object is absent, nobody knows where it is, and nothing is judged.
 
     Of several futures it is their mean that is compared: where an object is on average. A single one is further off
     than that, by what it leaves to chance, even if the model knows all that can be known.
@@ -116,8 +117,8 @@ def rollout_error(
         raise ValueError(f"expected seen from 1 to {steps - 1}, the frames less one, got {seen}")
     height, width = futures[0].image.shape[-2:]
     paths = [_Paths(future, seen) for future in futures]
-    if not all(np.array_equal(p.names[:seen], paths[0].names[:seen]) for p in paths):
-        raise ValueError("expected futures that begin with the same objects, got others")
+    if not all(p.begins_as(paths[0]) for p in paths):
+        raise ValueError("expected futures that begin with the same objects in the same places, got others")
     edge = torch.tensor([width, height], dtype=torch.float64)
     true = _centres(boxes_true).clamp(min=0.0).minimum(edge).numpy()
     there = present_true.cpu().numpy()
@@ -130,11 +131,15 @@ def rollout_error(
         for r, c in zip(*linear_sum_assignment(distance), strict=True):
             imagined, ends = zip(*(path.follow(b, columns[c]) for path in paths), strict=True)
             moved = true[seen:, b, rows[r]] - true[last, b, rows[r]]
-            errors.append(np.linalg.norm(np.mean(imagined, 0) - moved, axis=-1))
+            error = np.linalg.norm(np.mean(imagined, 0) - moved, axis=-1)
+            errors.append(np.where(there[seen:, b, rows[r]], error, np.nan))
             lost += sum(ends)
     if not errors:
         raise ValueError("expected objects to follow, got none in the last frame seen")
-    per_frame = np.mean(errors, 0)
+    known = ~np.isnan(errors)
+    if not known.any(0).all():
+        raise ValueError("expected some of the objects to follow to be present in every frame, got none in some")
+    per_frame = np.nanmean(errors, 0)
     return RolloutError(per_frame.tolist(), float(per_frame.mean()), len(errors), lost / len(errors) / len(futures))
 
 
@@ -148,6 +153,12 @@ class _Paths:
         self.present = (objects.pres > 0.5).cpu().numpy()
         self.names = objects.id.cpu().numpy()
         self.last = seen - 1
+
+    def begins_as(self, other: _Paths) -> bool:
+        """Whether both have the same objects in the same places, in the frames seen."""
+        seen = slice(self.last + 1)
+        ours, theirs = ((p.names[seen], p.present[seen], p.centres[seen]) for p in (self, other))
+        return all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
     def follow(self, b: int, slot: int) -> tuple[np.ndarray, bool]:
         """How far the object in a slot of the last frame seen has moved in each later one, and if it is lost."""

@@ -133,5 +133,18 @@ class TestRefusals:
         message = self.refused(capsys, balls / "train.h5", "--object-size", 8, 60, "--out", balls / "run")
         assert "(50, 50)" in message and "(8.0, 60.0)" in message
 
+    def test_options_that_a_system_has_no_use_for(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        for system, option in (("vrnn", "--object-size"), ("conv-vrnn", "--object-costs"), ("air", "--object-costs")):
+            message = self.refused(capsys, balls / "train.h5", "--system", system, option, 5, 5, "--out", balls / "run")
+            assert f"of objects for {system}" in message
+
+    def test_more_objects_than_slots_in_either_file(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = balls / "one.h5"
+        one = BouncingBalls(four_balls().__class__(min_balls=1, max_balls=1))
+        write_sequences(path, one, 2, 5, 0, generator="balls", progress=False)
+        for files in ((balls / "train.h5", "--test", path), (path, "--test", balls / "train.h5")):
+            message = self.refused(capsys, *files, "--slots", 3, "--out", balls / "run")
+            assert "at least 4 slots" in message and "train.h5, got 3" in message
+
     def test_glimpse_larger_than_the_frame(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert "(51, 20)" in self.refused(capsys, balls / "train.h5", "--glimpse", 51, 20, "--out", balls / "run")

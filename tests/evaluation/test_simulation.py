@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from pyro_sqair.data import BouncingBalls, four_balls, held_out, only_visible
 from pyro_sqair.evaluation import rollout_error, simulation_likelihood
 from pyro_sqair.rollout import Rollout
 from pyro_sqair.scene import Objects
@@ -139,11 +140,28 @@ class TestRolloutError:
     def test_futures_begin_alike(self):
         truth, present = torch.full((T, B, 1, 2), 5.0), torch.ones(T, B, 1, dtype=torch.bool)
         ids = torch.zeros(T, B, 1, dtype=torch.int64)
-        futures = [rollout(truth, ids, present), rollout(truth, ids + 1, present)]
-        with pytest.raises(ValueError, match="begin with the same objects"):
-            rollout_error(futures, true_boxes(truth), present, 2)
+        for other in (rollout(truth, ids + 1, present), rollout(truth + 1, ids, present)):
+            with pytest.raises(ValueError, match="begin with the same objects"):
+                rollout_error([rollout(truth, ids, present), other], true_boxes(truth), present, 2)
         with pytest.raises(ValueError, match="at least one rollout"):
             rollout_error([], true_boxes(truth), present, 2)
+
+    def test_what_nobody_can_see_is_not_judged(self):
+        """Balls leave the frame and return. Who knows where they are makes no error, whatever their box is then."""
+        balls = held_out(BouncingBalls(four_balls()), 20, 12, 0)
+        seen = only_visible(balls)
+        assert (seen.present[3] & ~seen.present[6]).any()
+        corner, size = balls.boxes.split(2, -1)
+        centre = (corner + size / 2).clamp(0.01, 49.99)  # no box can have its centre outside
+        where = where_from_boxes(torch.cat([centre - size / 2, size], -1), (50, 50))
+        knows = Objects(balls.present.float(), where, torch.zeros(*balls.present.shape, 1), balls.ids)
+        oracle = Rollout(knows, balls.frames)
+        found = rollout_error(oracle, seen.boxes, seen.present, 4)
+        assert found.overall < 0.05
+        absent = seen.present.clone()
+        absent[7] = False
+        with pytest.raises(ValueError, match="present in every frame"):
+            rollout_error(oracle, seen.boxes, absent, 4)
 
     def test_wrong_arguments(self):
         present = torch.ones(T, B, 1, dtype=torch.bool)
