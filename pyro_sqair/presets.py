@@ -48,7 +48,7 @@ class Preset:
 
     @property
     def priced(self) -> bool:
-        """Whether the prior of the number of objects is a price and not a belief; then it hardly ever draws any."""
+        """Whether the prior of the number of objects is a price, and no guess of how many there are."""
         return getattr(self.system, "object_costs", None) is not None
 
     def identity(self) -> dict[str, Any]:
