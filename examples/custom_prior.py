@@ -41,7 +41,8 @@ class Physics(nn.Module):
         super().__init__()
         self.jitter = nn.Parameter(torch.full((4,), -4.0))  # how far a box strays from where it is expected
         self.fade = nn.Parameter(torch.full((what_dim,), -1.0))
-        self.trust = nn.Parameter(torch.tensor([-1.0, -2.5]))  # in surprises, for place and velocity
+        # In surprises, for place and velocity, once seen, twice, or more often: at first a box may be far off its ball.
+        self.trust = nn.Parameter(torch.tensor([[2.0, -1.0], [1.0, 0.0], [0.0, -1.0]]))
 
     def forward(self, previous, memory, slots):
         """memory [*, N, 4 + D + 2 + 1]: the box and looks that were expected, the velocity, frames since discovery."""
@@ -49,7 +50,7 @@ class Physics(nn.Module):
         if memory is None:
             memory = seen.new_zeros(*seen.shape[:-1], seen.shape[-1] + 3)
         expected, velocity, age = memory.split([seen.shape[-1], 2, 1], -1)
-        place, speed = torch.where(age > 1, self.trust.sigmoid(), 1.0).split(1, -1)
+        place, speed = self.trust.sigmoid()[age.clamp(1, 3).long().squeeze(-1) - 1].split(1, -1)
         surprise = seen - torch.where(age > 0, expected, seen)
         velocity = velocity + speed * surprise[..., 2:4]
         now = torch.where(age > 0, expected, seen) + place * surprise

@@ -128,8 +128,8 @@ def small_balls_preset(relations: Interaction | Memory | None = None) -> Preset:
         scene=SceneConfig(4, what_dim=5, image_size=(48, 48), glimpse_size=(12, 12), object_size=(12.0, 12.0)),
         system=SQAIRSystem(128, output_scale=1.0, object_costs=(0.0, 10.0), relations=relations, propagation=dynamics),
         training=TrainingConfig(
-            steps=1800,
-            learning_rate_changes=((0, 2e-3), (1000, 6e-4)),  # on eight frames the first rate diverges
+            steps=1500,
+            learning_rate_changes=((0, 2e-3), (850, 6e-4)),  # on eight frames the first rate diverges
             curriculum=((3, 0.35), (8, 0.65)),
             ema_decay=0.998,
             validate_every=300,

@@ -106,9 +106,8 @@ class Program(PyroModule):
             try:
                 states = poutine.condition(self, data=taken)(frames)
             except RuntimeError as error:
-                raise ValueError(
-                    f"expected parts of {type(self).__name__} that fit each other and {self.scene}, got: {error}"
-                ) from error
+                error.add_note(f"expected parts of {type(self).__name__} that fit each other and {self.scene}")
+                raise
         for state in states:
             if state.image is not None and tuple(state.image.shape[-3:]) != shape:
                 raise ValueError(
