@@ -3,7 +3,7 @@
 
 """R-SQAIR (Stanić & Schmidhuber 2019): what balls do to each other, learned from video, and imagined further.
 
-    python examples/bouncing_balls.py                                       # relations by interaction network
+    python examples/bouncing_balls.py                                       # interaction network, 9 minutes, two cores
     python examples/bouncing_balls.py --relations none interaction memory   # all three, one after the other
     python examples/bouncing_balls.py --size full --out runs/balls-full     # the paper's experiment, on a GPU
 
