@@ -165,7 +165,7 @@ class AutoregressiveWhere(nn.Module):
 
 
 class SizedWhere(AutoregressiveWhere):
-    """The same for objects whose size is known: only their places are learned.
+    """The same for objects whose size is known when they are discovered: only their places are learned.
 
     A plain thing is drawn as well in a box far too large as in one that fits, and then it moves within its box: nobody
     can foresee where such a box goes. Digits need small boxes, since a glimpse has few pixels; balls do not.

@@ -115,7 +115,7 @@ def small_balls_preset(relations: Interaction | Memory | None = None) -> Preset:
     """Four balls of one kind in a smaller box, all of it in sight: minutes on two CPU cores.
 
     The boxes of balls are known to be little larger than balls, and objects to stay about where they are but for what
-    a GRU says. Without either, boxes end up twice as large, and the GRU first has to learn that things stay.
+    a GRU says. Without either, boxes end up far too large, and the GRU first has to learn that things stay.
 
     Args:
         relations: what balls know of each other (R-SQAIR); None for SQAIR.

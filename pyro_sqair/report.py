@@ -143,9 +143,9 @@ def simulate(
     values = {name: torch.tensor([f[name] for f in every], dtype=torch.float64) for name in every[0]}
     metrics: dict[str, Any] = {name: value.mean().item() for name, value in values.items()}
     metrics |= {f"{name}_std": value.std(correction=0).item() for name, value in values.items()}
-    still = figures(standing_still(rollouts[0], seen))
-    metrics |= {f"still_{name}": value for name, value in still.items() if name != "lost"}
-    for name, forecast in (("expected", rollouts), ("still", [standing_still(rollouts[0], seen)])):
+    still = standing_still(rollouts[0], seen)
+    metrics |= {f"still_{name}": value for name, value in figures(still).items() if name not in ("error", "lost")}
+    for name, forecast in (("expected", rollouts), ("still", [still])):
         error = rollout_error(forecast, test.boxes, test.present, seen)
         metrics |= {f"{name}_error": error.overall, f"{name}_error_per_frame": error.per_frame}
     return metrics | {"seen": seen, "samples": samples}, rollouts[-1]

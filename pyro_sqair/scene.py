@@ -26,7 +26,7 @@ class SceneConfig:
         channels: C, 1 for grey and 3 for colour.
         image_size: (H, W) in pixels.
         glimpse_size: (h, w) in pixels.
-        object_size: (h, w) in pixels of the box round an object, if that is known; None to learn it.
+        object_size: (h, w) in pixels of the box round a newly found object, if that is known; None to learn it.
         object_size_std: how far boxes may be from it: the standard deviation of their logits, which in small boxes is
             that of the log size.
     """

@@ -102,7 +102,8 @@ def rollout_error(
         seen: how many frames the guide saw, at least 1.
 
     Raises:
-        ValueError: if the shapes do not fit, no frame was imagined, or there was no object to follow.
+        ValueError: if the shapes do not fit, no frame was imagined, futures do not begin alike, or in some frame there
+            was no object to follow.
     """
     futures = [rollouts] if isinstance(rollouts, Rollout) else list(rollouts)
     if not futures:
