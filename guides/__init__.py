@@ -7,9 +7,6 @@ from pyro_sqair.guides.ablations import ForgetfulPropagationGuide, ImagePropagat
 from pyro_sqair.guides.air import AIRGuide
 from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.glimpse import Appearance, GlimpseEncoder, GlimpseMask, mlp_glimpse_encoder
-from pyro_sqair.guides.parallel import parallel_guide
-from pyro_sqair.guides.parallel_discovery import ParallelDiscoveryGuide
-from pyro_sqair.guides.parallel_propagation import ParallelPropagationGuide
 from pyro_sqair.guides.propagation import GatedAppearance, PropagationGuide, SharedFactor
 from pyro_sqair.guides.sqair import SQAIRGuide
 from pyro_sqair.guides.velocity import WithVelocity
@@ -25,8 +22,6 @@ __all__ = [
     "GlimpseEncoder",
     "GlimpseMask",
     "ImagePropagationGuide",
-    "ParallelDiscoveryGuide",
-    "ParallelPropagationGuide",
     "PropagationGuide",
     "SQAIRGuide",
     "SharedFactor",
@@ -37,5 +32,4 @@ __all__ = [
     "conv_vision",
     "mlp_glimpse_encoder",
     "mlp_vision",
-    "parallel_guide",
 ]

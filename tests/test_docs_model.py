@@ -185,7 +185,6 @@ def test_sizes_of_the_priors_and_guides() -> None:
         "it sees nothing": guides.UnsightedPropagationGuide(glimpse, 50, 256),
     }.items():
         assert stated(table[name]) == size(part)
-    assert table["all slots at once"] == f"{size(guides.parallel_guide(GREY)) / 1e6:.1f}M"
 
 
 def test_numbers_in_the_text() -> None:

@@ -98,10 +98,10 @@ def test_an_unknown_estimator_names_the_known_ones(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_swap_guide_compares_three_guides(tmp_path: Path) -> None:
+def test_swap_guide_compares_two_guides(tmp_path: Path) -> None:
     result = run("swap_guide.py", *SMALL["swap_guide.py"], "--out", str(tmp_path))
     assert result.returncode == 0, result.stderr
-    names = ("paper", "no-proposal", "parallel")
+    names = ("paper", "no-proposal")
     assert {path.name for path in tmp_path.iterdir()} == {*names, "guides.png"}
     rows = {}
     for line in result.stdout.splitlines():

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 
-from pyro_sqair.guides import AIRGuide, DiscoveryGuide, SQAIRGuide, mlp_glimpse_encoder, parallel_guide
+from pyro_sqair.guides import AIRGuide, DiscoveryGuide, SQAIRGuide, mlp_glimpse_encoder
 from pyro_sqair.networks import MLP, SetEncoder
 from pyro_sqair.scene import Objects, SceneConfig
 from pyro_sqair.slots import DiscoverySlots
@@ -89,7 +89,7 @@ def test_starting_points():
     assert torch.equal(guide.rnn.initial, torch.zeros(H).double())
 
 
-@pytest.mark.parametrize("build", [SQAIRGuide.build, AIRGuide.build, parallel_guide])
+@pytest.mark.parametrize("build", [SQAIRGuide.build, AIRGuide.build])
 def test_search_starts_from_the_usual_box(build):
     """With the same weights the means of a fresh network move by the logits of that box, and nothing else does."""
     scene = SceneConfig(N, D, image_size=(12, 16), glimpse_size=(6, 6))
