@@ -9,7 +9,6 @@ from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.glimpse import Appearance, GlimpseEncoder, GlimpseMask, mlp_glimpse_encoder
 from pyro_sqair.guides.propagation import GatedAppearance, PropagationGuide, SharedFactor
 from pyro_sqair.guides.sqair import SQAIRGuide
-from pyro_sqair.guides.velocity import WithVelocity
 from pyro_sqair.guides.vision import Vision, conv_vision, mlp_vision
 from pyro_sqair.guides.vrnn import VRNNGuide
 
@@ -28,7 +27,6 @@ __all__ = [
     "UnsightedPropagationGuide",
     "VRNNGuide",
     "Vision",
-    "WithVelocity",
     "conv_vision",
     "mlp_glimpse_encoder",
     "mlp_vision",

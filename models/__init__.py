@@ -14,11 +14,9 @@ from pyro_sqair.models.discovery import (
     presence_logits,
     where_prior,
 )
-from pyro_sqair.models.physics import BouncingPrior
 from pyro_sqair.models.propagation import GRUPropagationPrior, GuidedWalkPrior, RandomWalkPrior
 from pyro_sqair.models.renderer import Renderer, conv_renderer, mlp_renderer
 from pyro_sqair.models.sqair import SQAIR
-from pyro_sqair.models.velocity import ConstantVelocityPrior
 from pyro_sqair.models.vrnn import VRNN
 
 __all__ = [
@@ -26,9 +24,7 @@ __all__ = [
     "SQAIR",
     "VRNN",
     "AutoregressiveWhere",
-    "BouncingPrior",
     "CategoricalCount",
-    "ConstantVelocityPrior",
     "DiscoveryPrior",
     "FixedCount",
     "GRUPropagationPrior",

@@ -16,7 +16,7 @@ else counts only where the object is present (contracts C3-C5).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyro.distributions as dist
@@ -100,7 +100,6 @@ class Slots:
     Attributes:
         phase: ``"prop"`` or ``"disc"``.
         num: the number N of slots.
-        current: what has been drawn in the slot being visited, by short name.
     """
 
     phase: str
@@ -108,12 +107,6 @@ class Slots:
     def __init__(self, num: int) -> None:
         self.num = num
         self.draws: list[dict[str, Tensor]] = []
-        self.current: dict[str, Tensor] = {}
-        self._last: list[Callable[[int], object]] = []
-
-    def then(self, draw: Callable[[int], object]) -> None:
-        """Calls ``draw(i)`` at the end of every slot, to draw what a program adds to another's sites."""
-        self._last.append(draw)
 
     def phase_prefix(self) -> Messenger:
         """A context in which to run a prior or a guide: sites outside its slots get the name of the phase."""
@@ -133,12 +126,9 @@ class Slots:
             if is_open.device.type == "cpu" and not is_open.any():
                 break
             slot = _Slot(f"{self.phase}_{i}", is_open)
-            self.current = slot.draws
             try:
                 with slot:
                     yield i
-                    for draw in self._last:
-                        draw(i)
             finally:  # a caller may break out of the loop once it has drawn
                 if slot.draws:
                     self.draws.append(slot.draws)

@@ -160,11 +160,8 @@ def test_sizes_of_the_priors_and_guides() -> None:
         "recurrent": models.GRUPropagationPrior(50, 256),
         "random walk": models.RandomWalkPrior(50, 256),
         "guided walk": models.GuidedWalkPrior(50, 256),
-        "bouncing": models.BouncingPrior(50, 1.0),
     }.items():
         assert stated(priors[name]) == size(prior)
-    velocity = (size(models.ConstantVelocityPrior(50)), size(guides.WithVelocity(nn.Identity())))
-    assert priors["constant velocity"] == "{}, and {} in the guide".format(*velocity)
 
     counts = {cells[0]: stated(cells[3]) for cells in rows("count")}
     assert counts == {

@@ -23,11 +23,8 @@ from torch import Tensor
 from pyro_sqair.backbone import conv_vrnn
 from pyro_sqair.convolutions import ConvolutionConfig
 from pyro_sqair.data import Sequences, held_out
-from pyro_sqair.guides import WithVelocity
 from pyro_sqair.models import (
-    BouncingPrior,
     CategoricalCount,
-    ConstantVelocityPrior,
     GeometricCount,
     GRUPropagationPrior,
     GuidedWalkPrior,
@@ -102,8 +99,6 @@ PRIORS: dict[str, Callable[[], torch.nn.Module]] = {
     "gru": lambda: GRUPropagationPrior(BASE.scene.what_dim, 96),
     "random walk": lambda: RandomWalkPrior(BASE.scene.what_dim, 96),
     "guided walk": lambda: GuidedWalkPrior(BASE.scene.what_dim, 96),
-    "constant velocity": lambda: ConstantVelocityPrior(BASE.scene.what_dim),
-    "bouncing": lambda: BouncingPrior(BASE.scene.what_dim, wall=0.7),
 }
 
 
@@ -122,8 +117,6 @@ def test_prior_is_learned_with(name: str, test_set: Sequences, yardstick: float,
         model.discovery_prior.count = COUNTS[name]()
     else:
         model.propagation_prior = PRIORS[name]()
-    if name == "constant velocity":
-        guide.propagation = WithVelocity(guide.propagation)
     metrics = train(preset, (model, guide), 500, test_set, tmp_path)
     print(name, metrics)
     assert metrics["bound"] > yardstick + 150
