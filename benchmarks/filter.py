@@ -22,8 +22,8 @@ import pyro
 import torch
 import tyro
 
-from pyro_sqair.online import Filter
-from pyro_sqair.presets import preset
+from pyro_sqair.experiments.presets import preset
+from pyro_sqair.tracking.filter import Filter
 
 
 @dataclass

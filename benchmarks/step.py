@@ -20,8 +20,8 @@ import pyro
 import torch
 import tyro
 
+from pyro_sqair.experiments.presets import preset
 from pyro_sqair.infer import VIMCO
-from pyro_sqair.presets import preset
 
 
 @dataclass

@@ -31,8 +31,8 @@ from pyro.infer import RenyiELBO, TraceGraph_ELBO
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pyro_sqair.atomic import atomic_path
 from pyro_sqair.data import MovingDigits, embedded_digits, gentle_motion
+from pyro_sqair.data.atomic import atomic_path
 from pyro_sqair.infer import OVIS, RWS, VIMCO, evaluate_bounds, mean_over_data
 
 Name = Literal["TraceGraph_ELBO", "RenyiELBO", "VIMCO", "OVIS", "RWS"]

@@ -21,11 +21,11 @@ from torch import nn
 from torch.nn.functional import softplus
 
 from pyro_sqair.data import held_out
-from pyro_sqair.presets import small_balls_preset
-from pyro_sqair.report import simulate, validate
-from pyro_sqair.systems import Recurrent
+from pyro_sqair.experiments.presets import small_balls_preset
+from pyro_sqair.experiments.report import simulate, validate
+from pyro_sqair.experiments.systems import Recurrent
+from pyro_sqair.experiments.videos import BallVideos
 from pyro_sqair.training import Trainer
-from pyro_sqair.videos import BallVideos
 from pyro_sqair.viz import draw_errors, draw_prediction
 
 BASE = small_balls_preset()

@@ -19,9 +19,9 @@ import torch
 import tyro
 
 from pyro_sqair.data import held_out
+from pyro_sqair.experiments.presets import preset
+from pyro_sqair.experiments.report import table, validate, write_report
 from pyro_sqair.infer import check_sites
-from pyro_sqair.presets import preset
-from pyro_sqair.report import table, validate, write_report
 from pyro_sqair.training import Trainer
 
 

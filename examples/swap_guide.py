@@ -21,10 +21,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pyro_sqair.data import held_out
+from pyro_sqair.experiments.presets import preset
+from pyro_sqair.experiments.report import evaluate, validate
 from pyro_sqair.guides import ImagePropagationGuide, SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites
-from pyro_sqair.presets import preset
-from pyro_sqair.report import evaluate, validate
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import save_image
 

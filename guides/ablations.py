@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from pyro_sqair.guides.glimpse import GlimpseEncoder
 from pyro_sqair.guides.propagation import PropagationGuide
-from pyro_sqair.networks import VanillaRNN
-from pyro_sqair.relations import Relations
-from pyro_sqair.scene import Objects
-from pyro_sqair.slots import Slots
+from pyro_sqair.nn.networks import VanillaRNN
+from pyro_sqair.nn.relations import Relations
+from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.slots import Slots
 
 
 class ImagePropagationGuide(PropagationGuide):

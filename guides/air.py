@@ -10,10 +10,10 @@ from torch import Tensor
 from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.sqair import DiscoveryGuideProgram
 from pyro_sqair.guides.vision import Vision, mlp_vision
-from pyro_sqair.networks import NoContext
-from pyro_sqair.program import Program
-from pyro_sqair.scene import SceneConfig, State, merge, no_objects
-from pyro_sqair.slots import DiscoverySlots, Prefix
+from pyro_sqair.nn.networks import NoContext
+from pyro_sqair.scene.objects import SceneConfig, State, merge, no_objects
+from pyro_sqair.scene.program import Program
+from pyro_sqair.scene.slots import DiscoverySlots, Prefix
 
 
 class AIRGuide(Program):

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pyro_sqair.guides.baselines import baseline_options
 from pyro_sqair.guides.glimpse import GlimpseEncoder
-from pyro_sqair.networks import MLP, NoContext, SetEncoder, VanillaRNN, join
-from pyro_sqair.scene import Objects
-from pyro_sqair.slots import Slots
+from pyro_sqair.nn.networks import MLP, NoContext, SetEncoder, VanillaRNN, join
+from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.slots import Slots
 
 
 def start_from(where: MLP, box: tuple[float, ...]) -> None:

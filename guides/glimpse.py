@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.networks import MLP
-from pyro_sqair.spatial import crop
+from pyro_sqair.nn.networks import MLP
+from pyro_sqair.scene.spatial import crop
 
 
 class Appearance(NamedTuple):

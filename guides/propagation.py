@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.distributions import CorrelatedNormal
 from pyro_sqair.guides.baselines import baseline_options
 from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
-from pyro_sqair.networks import GRU, MLP, VanillaRNN, join
-from pyro_sqair.relations import NoRelations, Relations
-from pyro_sqair.scene import Objects, occupied, pad_slots
-from pyro_sqair.shapes import batch_shape
-from pyro_sqair.slots import Slots
+from pyro_sqair.nn.networks import GRU, MLP, VanillaRNN, join
+from pyro_sqair.nn.relations import NoRelations, Relations
+from pyro_sqair.scene.distributions import CorrelatedNormal
+from pyro_sqair.scene.objects import Objects, occupied, pad_slots
+from pyro_sqair.scene.shapes import batch_shape
+from pyro_sqair.scene.slots import Slots
 
 
 class SharedFactor(nn.Module):

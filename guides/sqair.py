@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.propagation import PropagationGuide
 from pyro_sqair.guides.vision import Vision, mlp_vision
-from pyro_sqair.networks import SetEncoder
-from pyro_sqair.program import Program
-from pyro_sqair.relations import Relations
-from pyro_sqair.scene import Objects, SceneConfig, State, merge
-from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.nn.relations import Relations
+from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge
+from pyro_sqair.scene.program import Program
+from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
 
 class PropagationGuideProgram(Protocol):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from torch import nn
 
-from pyro_sqair.convolutions import ConvolutionConfig, ConvolutionEncoder, ConvolutionStack
 from pyro_sqair.guides.glimpse import GlimpseEncoder, mlp_glimpse_encoder
-from pyro_sqair.networks import MLP
-from pyro_sqair.scene import SceneConfig
+from pyro_sqair.nn.convolutions import ConvolutionConfig, ConvolutionEncoder, ConvolutionStack
+from pyro_sqair.nn.networks import MLP
+from pyro_sqair.scene.objects import SceneConfig
 
 
 class Vision(NamedTuple):

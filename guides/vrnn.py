@@ -10,10 +10,10 @@ import pyro.distributions as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from pyro_sqair.backbone import VRNNBackbone, VRNNConfig, VRNNState
-from pyro_sqair.networks import join
-from pyro_sqair.program import Program
-from pyro_sqair.slots import Prefix
+from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, VRNNState
+from pyro_sqair.nn.networks import join
+from pyro_sqair.scene.program import Program
+from pyro_sqair.scene.slots import Prefix
 
 
 class VRNNGuide(Program):

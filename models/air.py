@@ -8,14 +8,14 @@ from __future__ import annotations
 import pyro
 from torch import Tensor
 
-from pyro_sqair.distributions import ImageNormal
 from pyro_sqair.models.discovery import DiscoveryPrior, GeometricCount, where_prior
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
 from pyro_sqair.models.sqair import DiscoveryPriorProgram, RendererProgram
-from pyro_sqair.networks import NoContext
-from pyro_sqair.program import GenerativeProgram
-from pyro_sqair.scene import SceneConfig, State, merge, no_objects
-from pyro_sqair.slots import DiscoverySlots, Prefix
+from pyro_sqair.nn.networks import NoContext
+from pyro_sqair.scene.distributions import ImageNormal
+from pyro_sqair.scene.objects import SceneConfig, State, merge, no_objects
+from pyro_sqair.scene.program import GenerativeProgram
+from pyro_sqair.scene.slots import DiscoverySlots, Prefix
 
 
 class AIR(GenerativeProgram):

@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.networks import MLP, NoContext, SetEncoder, join
-from pyro_sqair.scene import Objects, SceneConfig
-from pyro_sqair.slots import Slots
+from pyro_sqair.nn.networks import MLP, NoContext, SetEncoder, join
+from pyro_sqair.scene.objects import Objects, SceneConfig
+from pyro_sqair.scene.slots import Slots
 
 IMPOSSIBLE = -1e30  # finite, so that differences and gradients stay numbers, and far below any log-probability
 
@@ -172,7 +172,7 @@ class SizedWhere(AutoregressiveWhere):
 
     Args:
         context_size: dimension of the summary of propagated objects.
-        box: the usual one, as logits; see :attr:`~pyro_sqair.scene.SceneConfig.box`.
+        box: the usual one, as logits; see :attr:`~pyro_sqair.scene.objects.SceneConfig.box`.
         std: of the logits of its size.
     """
 

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.networks import GRU, join
-from pyro_sqair.relations import NoRelations, Relations
-from pyro_sqair.scene import Objects, occupied, pad_slots
-from pyro_sqair.slots import Slots
+from pyro_sqair.nn.networks import GRU, join
+from pyro_sqair.nn.relations import NoRelations, Relations
+from pyro_sqair.scene.objects import Objects, occupied, pad_slots
+from pyro_sqair.scene.slots import Slots
 
 
 class GRUPropagationPrior(nn.Module):

@@ -10,10 +10,10 @@ import math
 import torch
 from torch import Tensor, nn
 
-from pyro_sqair.convolutions import ConvolutionConfig, SubPixelDecoder
-from pyro_sqair.networks import MLP
-from pyro_sqair.scene import Objects, SceneConfig, occupied
-from pyro_sqair.spatial import coverage, paste, place
+from pyro_sqair.nn.convolutions import ConvolutionConfig, SubPixelDecoder
+from pyro_sqair.nn.networks import MLP
+from pyro_sqair.scene.objects import Objects, SceneConfig, occupied
+from pyro_sqair.scene.spatial import coverage, paste, place
 
 
 class Renderer(nn.Module):

@@ -10,14 +10,14 @@ from typing import Protocol
 import pyro
 from torch import Tensor, nn
 
-from pyro_sqair.distributions import ImageNormal
 from pyro_sqair.models.discovery import DiscoveryPrior, where_prior
 from pyro_sqair.models.propagation import GRUPropagationPrior
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
-from pyro_sqair.networks import SetEncoder
-from pyro_sqair.program import GenerativeProgram
-from pyro_sqair.scene import Objects, SceneConfig, State, merge
-from pyro_sqair.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.scene.distributions import ImageNormal
+from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge
+from pyro_sqair.scene.program import GenerativeProgram
+from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
 
 class PropagationPriorProgram(Protocol):

@@ -12,12 +12,12 @@ import pyro.distributions as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.backbone import VRNNBackbone, VRNNConfig, VRNNState
-from pyro_sqair.convolutions import MirroredDecoder
-from pyro_sqair.distributions import ImageNormal
-from pyro_sqair.networks import MLP, join
-from pyro_sqair.program import GenerativeProgram
-from pyro_sqair.slots import Prefix
+from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, VRNNState
+from pyro_sqair.nn.convolutions import MirroredDecoder
+from pyro_sqair.nn.networks import MLP, join
+from pyro_sqair.scene.distributions import ImageNormal
+from pyro_sqair.scene.program import GenerativeProgram
+from pyro_sqair.scene.slots import Prefix
 
 
 class VRNN(GenerativeProgram):

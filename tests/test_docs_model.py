@@ -14,13 +14,13 @@ import pytest
 from torch import nn
 
 from pyro_sqair import guides, models
-from pyro_sqair.backbone import VRNNConfig, conv_vrnn
-from pyro_sqair.convolutions import ConvolutionConfig, pedestrian_convolutions
-from pyro_sqair.networks import SetEncoder
-from pyro_sqair.presets import PRESETS
-from pyro_sqair.relations import InteractionNetwork, RelationalMemoryCore
-from pyro_sqair.scene import SceneConfig
-from pyro_sqair.systems import AIRSystem, Interaction, Memory, SQAIRSystem, System, VRNNSystem
+from pyro_sqair.experiments.presets import PRESETS
+from pyro_sqair.experiments.systems import AIRSystem, Interaction, Memory, SQAIRSystem, System, VRNNSystem
+from pyro_sqair.nn.backbone import VRNNConfig, conv_vrnn
+from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolutions
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.nn.relations import InteractionNetwork, RelationalMemoryCore
+from pyro_sqair.scene.objects import SceneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
@@ -66,8 +66,8 @@ def test_it_is_where_the_page_says(name: str, path: str) -> None:
 
 def test_the_map_is_read() -> None:
     assert len(set(located())) > 60
-    assert {("SQAIR.step", "models/sqair.py"), ("paste", "pyro_sqair/spatial.py")} <= set(located())
-    assert ("place", "pyro_sqair/spatial.py") in located()  # the first of two
+    assert {("SQAIR.step", "models/sqair.py"), ("paste", "pyro_sqair/scene/spatial.py")} <= set(located())
+    assert ("place", "pyro_sqair/scene/spatial.py") in located()  # the first of two
     assert "SQAIR.step" in defined("models/sqair.py") and "SQAIR.stop" not in defined("models/sqair.py")
 
 

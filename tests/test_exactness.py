@@ -30,9 +30,9 @@ from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites, iwae_bound
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR, CategoricalCount, DiscoveryPrior, FixedCount
-from pyro_sqair.networks import SetEncoder
-from pyro_sqair.scene import Objects, SceneConfig, State, merge, no_objects
-from pyro_sqair.slots import Slots
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge, no_objects
+from pyro_sqair.scene.slots import Slots
 
 WHERE, WHAT, PIXELS = 4, 1, 4
 LATENT = WHERE + WHAT
@@ -460,7 +460,7 @@ def without_masks(program: Program) -> Program:
 
     def run(frames: Tensor) -> list[State]:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pyro_sqair.slots.IfPresent", lambda law, answer: law)
+            patch.setattr("pyro_sqair.scene.slots.IfPresent", lambda law, answer: law)
             return program(frames)
 
     return run

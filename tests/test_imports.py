@@ -1,10 +1,9 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Imports run one way: toolkit <- models, guides <- training, evaluation, viz <- presets, report, online <- cli,
-examples.
+"""A folder imports only from the folders above it (DESIGN, Layout).
 
-Models and guides never import each other; `infer` is for any Pyro model, and imports nothing of ours.
+Models and guides never import each other; `infer` is for any Pyro program, and imports nothing of ours.
 """
 
 import ast
@@ -23,41 +22,30 @@ INSTALLED = {
 }
 SCRIPTS = ("examples", "benchmarks", "tests")
 
-# What stands directly in pyro_sqair/ is the toolkit, but for the package's __init__, the systems and presets, the
-# report, the online filter (which needs infer) and the command line.
-LAYERS = (
-    "infer",
-    "data",
+ORDER = (
+    "scene",
+    "nn",
     "models",
     "guides",
+    "infer",
+    "data",
     "training",
+    "tracking",
     "evaluation",
     "viz",
-    "systems",
-    "videos",
-    "presets",
-    "report",
-    "online",
+    "experiments",
     "cli",
 )
-TOP = {"package", "toolkit", "infer", "data", "models", "guides", "training", "evaluation", "viz"}
-MAY_IMPORT = {
+PROGRAMS = {"models", "guides"}  # only experiments, the command line and scripts know them
+MAY_IMPORT = {folder: {*ORDER[: i + 1]} - PROGRAMS for i, folder in enumerate(ORDER)}
+MAY_IMPORT |= {
     "package": set(),
     "infer": {"infer"},
-    "toolkit": {"toolkit"},
-    "data": {"data", "toolkit"},
-    "models": {"models", "toolkit"},
-    "guides": {"guides", "toolkit"},
-    "training": TOP,
-    "evaluation": TOP,
-    "viz": TOP,
-    "systems": TOP,
-    "videos": {"data", "toolkit"},
-    "presets": {*TOP, "systems", "videos"},
-    "report": TOP,
-    "online": TOP,
-    "cli": {*TOP, "systems", "videos", "presets", "report", "online", "cli"},
-    "script": {*TOP, "systems", "videos", "presets", "report", "online", "cli"},
+    "models": {"scene", "nn", "models"},
+    "guides": {"scene", "nn", "guides"},
+    "experiments": {*ORDER} - {"cli"},
+    "cli": {*ORDER},
+    "script": {"package", *ORDER},
 }
 
 NAMES_THAT_SAY_NOTHING = {"util", "utils", "helper", "helpers", "misc", "common"}
@@ -76,10 +64,8 @@ def package_of(path: str) -> tuple[str, ...]:
 
 
 def layer_of(name: tuple[str, ...]) -> str:
-    """The layer of a dotted name that begins with `pyro_sqair`."""
-    if len(name) == 1:
-        return "package"
-    return name[1] if name[1] in LAYERS else "toolkit"
+    """The folder of a dotted name that begins with `pyro_sqair`; "package" for the package itself."""
+    return name[1] if len(name) > 1 and name[1] in ORDER else "package"
 
 
 def layer_of_file(path: str) -> str:
@@ -121,11 +107,10 @@ def violations(path: str, source: str) -> list[str]:
     return found
 
 
-def test_every_folder_of_the_package_is_looked_at() -> None:
-    assert {Path(path).parts[0] for path in sources()} >= {*INSTALLED, "tests"}
-    assert set(LAYERS) <= set(MAY_IMPORT)
+def test_every_folder_of_the_package_has_its_place() -> None:
     folders = {path.parent.name for path in (ROOT / "pyro_sqair").glob("*/__init__.py")}
-    assert folders <= set(LAYERS), "a new subpackage needs its layer"
+    assert folders | PROGRAMS == set(ORDER)
+    assert [path.name for path in (ROOT / "pyro_sqair").glob("*.py")] == ["__init__.py"], "a loose module"
 
 
 @pytest.mark.parametrize("path", sources())
@@ -141,26 +126,26 @@ def test_file_has_a_name_that_says_something(path: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("pyro_sqair/scene.py", "import pyro_sqair.models.sqair"),
-        ("pyro_sqair/rollout.py", "from pyro_sqair import guides"),
-        ("pyro_sqair/slots.py", "from .infer import VIMCO"),
-        ("pyro_sqair/rollout.py", "from pyro_sqair.online import Filter"),
-        ("pyro_sqair/slots.py", "from . import training"),
+        ("pyro_sqair/scene/objects.py", "import pyro_sqair.models.sqair"),
+        ("pyro_sqair/scene/slots.py", "from ..infer import VIMCO"),
+        ("pyro_sqair/scene/program.py", "from .. import training"),
+        ("pyro_sqair/tracking/rollout.py", "from pyro_sqair import guides"),
+        ("pyro_sqair/data/atomic.py", "from pyro_sqair.training import Trainer"),
         ("pyro_sqair/__init__.py", "from pyro_sqair.scene import Objects"),
         ("pyro_sqair/infer/vimco.py", "from pyro_sqair.scene import Objects"),
-        ("pyro_sqair/infer/vimco.py", "from ..scene import Objects"),
         ("pyro_sqair/infer/vimco.py", "import pyro_sqair"),
         ("pyro_sqair/infer/deep/__init__.py", "from ...scene import Objects"),
-        ("pyro_sqair/infer/vimco.py", "def late():\n    from pyro_sqair.spatial import crop"),
+        ("pyro_sqair/infer/vimco.py", "def late():\n    from pyro_sqair.scene.spatial import crop"),
         ("pyro_sqair/infer/vimco.py", "import importlib\nimportlib.import_module('pyro_sqair.data')"),
         ("pyro_sqair/data/digits.py", "if TYPE_CHECKING:\n    from pyro_sqair.training import Trainer"),
+        ("pyro_sqair/training/trainer.py", "from pyro_sqair.models import SQAIR"),
         ("models/sqair.py", "from pyro_sqair.guides import SQAIRGuide"),
         ("models/sqair.py", "from ..guides.sqair import SQAIRGuide"),
         ("guides/sqair.py", "from pyro_sqair.models.discovery import DiscoveryPrior"),
         ("guides/sqair.py", "import torch, pyro_sqair.viz"),
         ("guides/__init__.py", "from models import SQAIR"),
-        ("pyro_sqair/viz/tracks.py", "from pyro_sqair.cli import main"),
-        ("pyro_sqair/training/config.py", "from pyro_sqair.presets import embedded_digits"),
+        ("pyro_sqair/viz/tracks.py", "from pyro_sqair.experiments import Experiment"),
+        ("pyro_sqair/experiments/report.py", "from pyro_sqair.cli import main"),
         ("examples/moving_mnist.py", "import models"),
         ("tests/models/test_sqair.py", "from guides.sqair import SQAIRGuide"),
     ],
@@ -172,18 +157,13 @@ def test_a_violation_is_found(path: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("pyro_sqair/rollout.py", "from pyro_sqair.scene import Objects"),
         ("pyro_sqair/infer/vimco.py", "import torch\nfrom pyro_sqair.infer.plates import particle_plate"),
         ("pyro_sqair/infer/__init__.py", "from .vimco import VIMCO"),
-        ("pyro_sqair/data/digits.py", "from pyro_sqair.spatial import boxes"),
+        ("pyro_sqair/data/digits.py", "from pyro_sqair.scene.spatial import boxes"),
         ("models/sqair.py", "from ..scene import Objects\nfrom .renderer import Renderer"),
         ("guides/sqair.py", "from pyro_sqair.guides.discovery import DiscoveryGuide"),
-        ("pyro_sqair/online.py", "from pyro_sqair.infer import SMC\nfrom pyro_sqair.rollout import Rollout"),
-        ("pyro_sqair/training/config.py", "from pyro_sqair import __version__"),
-        (
-            "pyro_sqair/training/trainer.py",
-            "from pyro_sqair.infer import VIMCO\nfrom pyro_sqair.models import SQAIR",
-        ),
+        ("pyro_sqair/tracking/filter.py", "from pyro_sqair.infer import SMC"),
+        ("pyro_sqair/experiments/systems.py", "from pyro_sqair.models import SQAIR\nfrom ..guides import SQAIRGuide"),
         ("examples/moving_mnist.py", "import pyro_sqair\nfrom pyro_sqair.cli import main"),
         ("examples/moving_mnist.py", "from torchvision import models"),
     ],

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from pyro_sqair.data import held_out
-from pyro_sqair.online import Filter
-from pyro_sqair.presets import preset
+from pyro_sqair.experiments.presets import preset
+from pyro_sqair.tracking.filter import Filter
 from pyro_sqair.training import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]

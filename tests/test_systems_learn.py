@@ -20,9 +20,10 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pyro_sqair.backbone import conv_vrnn
-from pyro_sqair.convolutions import ConvolutionConfig
 from pyro_sqair.data import Sequences, held_out
+from pyro_sqair.experiments.presets import Preset, embedded_digits_preset, small_balls_preset
+from pyro_sqair.experiments.report import validate
+from pyro_sqair.experiments.systems import AIRSystem, Interaction, Memory, SQAIRSystem, VRNNSystem
 from pyro_sqair.models import (
     CategoricalCount,
     GeometricCount,
@@ -30,12 +31,11 @@ from pyro_sqair.models import (
     GuidedWalkPrior,
     RandomWalkPrior,
 )
-from pyro_sqair.presets import Preset, embedded_digits_preset, small_balls_preset
-from pyro_sqair.program import Program
-from pyro_sqair.report import validate
-from pyro_sqair.rollout import infer_objects
-from pyro_sqair.spatial import boxes as where_boxes
-from pyro_sqair.systems import AIRSystem, Interaction, Memory, SQAIRSystem, VRNNSystem
+from pyro_sqair.nn.backbone import conv_vrnn
+from pyro_sqair.nn.convolutions import ConvolutionConfig
+from pyro_sqair.scene.program import Program
+from pyro_sqair.scene.spatial import boxes as where_boxes
+from pyro_sqair.tracking.rollout import infer_objects
 from pyro_sqair.training import Trainer
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyro_sqair.data import Source, write_sequences
-from pyro_sqair.training.randomness import derive_seed
+from pyro_sqair.data.randomness import derive_seed
 
 
 class Split(NamedTuple):

@@ -14,10 +14,10 @@ import torch
 import tyro
 
 from pyro_sqair.data import RNEMDataset, SequenceDataset
+from pyro_sqair.experiments.presets import Preset, file_preset
+from pyro_sqair.experiments.videos import FileVideos
 from pyro_sqair.infer import check_sites
-from pyro_sqair.presets import Preset, file_preset
 from pyro_sqair.training import Trainer
-from pyro_sqair.videos import FileVideos
 
 
 @dataclass
@@ -64,7 +64,7 @@ class Train:
 
     def __call__(self) -> None:
         # Here, as it brings SciPy, some 40 MB that the commands of `data` have no use for.
-        from pyro_sqair.report import table, validate, write_report
+        from pyro_sqair.experiments.report import table, validate, write_report
 
         if self.sequences < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"expected sequences and threads of at least 1, got {self.sequences} and {self.threads}")

@@ -16,7 +16,6 @@ from pyro_sqair.evaluation.tracking import (
     TrackingScore,
     id_stability,
     identity_switches,
-    intersection_over_union,
 )
 
 __all__ = [
@@ -32,7 +31,6 @@ __all__ = [
     "evaluate_likelihood",
     "id_stability",
     "identity_switches",
-    "intersection_over_union",
     "rollout_error",
     "simulation_likelihood",
 ]

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene.objects import Objects
 
 
 class CountAccuracy(NamedTuple):

@@ -14,8 +14,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from pyro_sqair.rollout import Rollout
-from pyro_sqair.spatial import boxes
+from pyro_sqair.scene.spatial import boxes
+from pyro_sqair.tracking.rollout import Rollout
 
 
 class SimulationLikelihood(NamedTuple):
@@ -38,7 +38,7 @@ def simulation_likelihood(
     """log Normal(x_t; y_t, std) of the frames after the last one seen, averaged over frames and sequences.
 
     Args:
-        image: what the model imagines, y, shape [T, B, C, H, W]; see :func:`pyro_sqair.rollout.predict`.
+        image: what the model imagines, y, shape [T, B, C, H, W]; see :func:`pyro_sqair.tracking.rollout.predict`.
         frames: what happens, x, the same shape.
         collisions: pixels of objects that collide in this very frame, bool [T, B, H, W].
         seen: how many frames the guide saw.

@@ -11,8 +11,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyro_sqair.evaluation.counting import check_presence
-from pyro_sqair.scene import Objects
-from pyro_sqair.spatial import boxes
+from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.spatial import boxes, intersection_over_union
 
 
 class IdStability(NamedTuple):
@@ -127,23 +127,6 @@ def identity_switches(
         spurious=int(present.sum()) - matched,
         mean_iou=total_iou / matched if matched else None,
     )
-
-
-def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
-    """The overlap of two boxes as a share of what they cover together; 0 for empty boxes.
-
-    Args:
-        first: left, top, width, height, shape [*, 4].
-        second: likewise; the shapes broadcast.
-
-    Returns:
-        Shape [*].
-    """
-    start = torch.maximum(first[..., :2], second[..., :2])
-    stop = torch.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
-    shared = (stop - start).clamp(min=0).prod(-1)
-    union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - shared
-    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 def _centre_distance(true: Tensor, inferred: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_sqair.atomic import atomic_path
+from pyro_sqair.data.atomic import atomic_path
 
 FORMAT = 1
 _KEYS = frozenset({"format", "identity", "config", "step", "weights", "average"})

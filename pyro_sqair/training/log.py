@@ -10,7 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from pyro_sqair.atomic import atomic_path
+from pyro_sqair.data.atomic import atomic_path
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

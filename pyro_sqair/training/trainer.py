@@ -19,7 +19,8 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_sqair.atomic import atomic_path
+from pyro_sqair.data.atomic import atomic_path
+from pyro_sqair.data.randomness import capture, derive_seed, isolated, restore
 from pyro_sqair.data.sequences import Source
 from pyro_sqair.training.averaging import WeightAverage
 from pyro_sqair.training.checkpoint import FORMAT, check_same, check_weights, load_checkpoint, save_checkpoint
@@ -27,7 +28,6 @@ from pyro_sqair.training.config import TrainingConfig
 from pyro_sqair.training.interruption import Interruption
 from pyro_sqair.training.log import append_record, truncate_log
 from pyro_sqair.training.progress import Progress
-from pyro_sqair.training.randomness import capture, derive_seed, isolated, restore
 from pyro_sqair.training.schedule import learning_rate, sequence_length
 from pyro_sqair.training.updater import Updater
 

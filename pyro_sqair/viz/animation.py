@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyro_sqair.rollout import Rollout
+from pyro_sqair.tracking.rollout import Rollout
 from pyro_sqair.viz.files import check_gif, save_gif
 from pyro_sqair.viz.mosaic import Mosaic
 from pyro_sqair.viz.pictures import as_pictures, check_rollout

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pyro_sqair.atomic import atomic_path
+from pyro_sqair.data.atomic import atomic_path
 
 _PALETTE_FRAMES = 8
 

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_sqair.rollout import Rollout
-from pyro_sqair.scene import Objects
-from pyro_sqair.spatial import boxes
+from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.spatial import boxes
+from pyro_sqair.tracking.rollout import Rollout
 from pyro_sqair.viz.palette import color_of
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pyro_sqair.rollout import Rollout
+from pyro_sqair.tracking.rollout import Rollout
 from pyro_sqair.viz.pictures import as_outlines, as_pictures, check_rollout
 from pyro_sqair.viz.strips import Strip, arrange
 

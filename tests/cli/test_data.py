@@ -28,7 +28,7 @@ from pyro_sqair.data import (
     mnist_digits,
     published_motion,
 )
-from pyro_sqair.training.randomness import derive_seed
+from pyro_sqair.data.randomness import derive_seed
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -12,9 +12,9 @@ import torch
 from pyro_sqair.cli import main
 from pyro_sqair.cli.train import Train
 from pyro_sqair.data import BouncingBalls, SequenceDataset, SequenceWriter, four_balls, held_out, write_sequences
+from pyro_sqair.experiments.presets import file_preset
+from pyro_sqair.experiments.videos import FileVideos
 from pyro_sqair.models import SizedWhere
-from pyro_sqair.presets import file_preset
-from pyro_sqair.videos import FileVideos
 
 SMALL = ["--steps", "2", "--threads", "1", "--sequences", "4", "--hidden", "16", "--what-dim", "4"]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pyro_sqair.evaluation import CountAccuracy, count_accuracy, discoveries_per_frame
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene.objects import Objects
 
 
 def objects_with_ids(ids: Tensor) -> Objects:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from pyro_sqair.data import BouncingBalls, four_balls, held_out, only_visible
 from pyro_sqair.evaluation import rollout_error, simulation_likelihood
-from pyro_sqair.rollout import Rollout
-from pyro_sqair.scene import Objects
-from pyro_sqair.spatial import where_from_boxes
+from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.spatial import where_from_boxes
+from pyro_sqair.tracking.rollout import Rollout
 
 T, B, SIDE = 5, 2, 20
 

@@ -10,16 +10,15 @@ from pyro_sqair.evaluation import (
     TrackingScore,
     id_stability,
     identity_switches,
-    intersection_over_union,
 )
-from pyro_sqair.scene import Objects
-from pyro_sqair.spatial import boxes
+from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.spatial import boxes
 
 SIZE = (50, 100)  # height, width
 
 
 def where_of(box: Tensor) -> Tensor:
-    """The inverse of `pyro_sqair.spatial.boxes`."""
+    """The inverse of `pyro_sqair.scene.spatial.boxes`."""
     size = torch.tensor([SIZE[1], SIZE[0]], dtype=box.dtype)
     scale = box[..., 2:] / size
     shift = 2 * (box[..., :2] + box[..., 2:] / 2) / size - 1
@@ -115,23 +114,6 @@ def test_as_many_pairs_as_possible() -> None:
 def test_no_objects_at_all() -> None:
     result = identity_switches(scene([[[-1, -1]]] * 4), HOME, torch.full((4, 1, 2), -1), SIZE)
     assert result == TrackingScore(0, 0, 0, 0, None)
-
-
-def test_intersection_over_union_by_hand() -> None:
-    first = torch.tensor([0.0, 0.0, 4.0, 2.0])
-    second = torch.tensor(
-        [
-            [0.0, 0.0, 4.0, 2.0],
-            [2.0, 1.0, 4.0, 2.0],
-            [4.0, 0.0, 1.0, 1.0],
-            [1.0, 0.5, 1.0, 1.0],
-            [0.0, 0.0, 0.0, 0.0],
-        ]
-    )
-    expected = torch.tensor([1.0, 2 / 14, 0.0, 1 / 8, 0.0])
-    torch.testing.assert_close(intersection_over_union(first, second), expected)
-    empty = torch.zeros(4)
-    assert intersection_over_union(empty, empty) == 0
 
 
 @pytest.mark.parametrize("ids_shape", [(4, 2), (3, 1, 2), (4, 1, 3)])

@@ -28,9 +28,9 @@ from pyro_sqair.guides import (
 )
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.models import SQAIR
-from pyro_sqair.networks import MLP
-from pyro_sqair.scene import Objects, SceneConfig, stack_objects
-from pyro_sqair.slots import PropagationSlots
+from pyro_sqair.nn.networks import MLP
+from pyro_sqair.scene.objects import Objects, SceneConfig, stack_objects
+from pyro_sqair.scene.slots import PropagationSlots
 
 N, D, H, T, B, K = 3, 2, 8, 4, 20, 2
 SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 12), glimpse_size=(6, 6))

@@ -21,8 +21,8 @@ from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import NVIL, VIMCO, NeuralBaseline
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR
-from pyro_sqair.networks import SetEncoder
-from pyro_sqair.scene import SceneConfig
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.scene.objects import SceneConfig
 
 F64 = torch.float64
 H, D = 4, 2

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from pyro import poutine
 
 from pyro_sqair.guides import AIRGuide, DiscoveryGuide, SQAIRGuide, mlp_glimpse_encoder
-from pyro_sqair.networks import MLP, SetEncoder
-from pyro_sqair.scene import Objects, SceneConfig
-from pyro_sqair.slots import DiscoverySlots
+from pyro_sqair.nn.networks import MLP, SetEncoder
+from pyro_sqair.scene.objects import Objects, SceneConfig
+from pyro_sqair.scene.slots import DiscoverySlots
 
 N, D, H, B = 3, 2, 8, 40
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from pyro_sqair.guides import GlimpseMask, mlp_glimpse_encoder
-from pyro_sqair.spatial import crop
+from pyro_sqair.scene.spatial import crop
 
 D, GLIMPSE = 3, (4, 6)
 

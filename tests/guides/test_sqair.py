@@ -14,8 +14,8 @@ from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR
-from pyro_sqair.networks import SetEncoder
-from pyro_sqair.scene import SceneConfig, stack_objects
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.scene.objects import SceneConfig, stack_objects
 
 N, D, T, B = 3, 2, 5, 6
 SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 12), glimpse_size=(6, 6))

@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import OVIS, RWS, VIMCO, DReG
 from pyro_sqair.models import SQAIR
-from pyro_sqair.networks import SetEncoder
-from pyro_sqair.scene import SceneConfig
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.scene.objects import SceneConfig
 
 
 class TestInterface:

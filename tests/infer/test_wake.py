@@ -22,7 +22,7 @@ from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import RWS
 from pyro_sqair.infer.wake import DetachedDraws
 from pyro_sqair.models import SQAIR
-from pyro_sqair.scene import SceneConfig
+from pyro_sqair.scene.objects import SceneConfig
 
 
 def observed(trace, x):

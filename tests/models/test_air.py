@@ -11,8 +11,8 @@ from pyro_sqair.guides import AIRGuide, SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import AIR, SQAIR
-from pyro_sqair.rollout import generate, infer_objects
-from pyro_sqair.scene import SceneConfig
+from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.tracking.rollout import generate, infer_objects
 
 N, D, T, B = 3, 2, 4, 5
 SCENE = SceneConfig(N, D, image_size=(12, 12), glimpse_size=(6, 6))

@@ -23,9 +23,9 @@ from pyro_sqair.models import (
     SizedWhere,
     presence_logits,
 )
-from pyro_sqair.networks import SetEncoder
-from pyro_sqair.scene import Objects, SceneConfig
-from pyro_sqair.slots import DiscoverySlots
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.scene.objects import Objects, SceneConfig
+from pyro_sqair.scene.slots import DiscoverySlots
 
 N, D = 4, 2
 

@@ -15,9 +15,9 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_sqair.program import Program
-from pyro_sqair.scene import SceneConfig
-from pyro_sqair.systems import SQAIRSystem
+from pyro_sqair.experiments.systems import SQAIRSystem
+from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.scene.program import Program
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "model.md").read_text(encoding="utf-8")
 Edges = set[tuple[str, str]]

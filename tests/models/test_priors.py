@@ -15,8 +15,8 @@ from torch import Tensor
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.models import SQAIR, GuidedWalkPrior, RandomWalkPrior
-from pyro_sqair.scene import Objects, SceneConfig
-from pyro_sqair.slots import PropagationSlots
+from pyro_sqair.scene.objects import Objects, SceneConfig
+from pyro_sqair.scene.slots import PropagationSlots
 
 D = 2
 

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from pyro import poutine
 
 from pyro_sqair.models import GRUPropagationPrior
-from pyro_sqair.scene import Objects
-from pyro_sqair.slots import PropagationSlots
+from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.slots import PropagationSlots
 
 N, D, M = 3, 2, 8
 

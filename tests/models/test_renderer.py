@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from pyro_sqair.models import Renderer, mlp_renderer
-from pyro_sqair.scene import Objects, SceneConfig
-from pyro_sqair.spatial import scale_and_shift
+from pyro_sqair.scene.objects import Objects, SceneConfig
+from pyro_sqair.scene.spatial import scale_and_shift
 
 N, D = 3, 2
 SCENE = SceneConfig(num_slots=N, what_dim=D, channels=2, image_size=(10, 12), glimpse_size=(4, 6))

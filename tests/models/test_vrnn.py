@@ -12,15 +12,15 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from pyro_sqair.backbone import VRNNBackbone, VRNNConfig, conv_vrnn
-from pyro_sqair.convolutions import MirroredDecoder
 from pyro_sqair.guides import VRNNGuide
 from pyro_sqair.infer import FIVO, check_sites
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.infer.multi_sample import log_mean_exp
 from pyro_sqair.models import VRNN
-from pyro_sqair.rollout import generate, predict
-from pyro_sqair.scene import SceneConfig
+from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, conv_vrnn
+from pyro_sqair.nn.convolutions import MirroredDecoder
+from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.tracking.rollout import generate, predict
 
 T, B = 4, 3
 SCENE = SceneConfig(1, 1, image_size=(9, 7), glimpse_size=(4, 4))

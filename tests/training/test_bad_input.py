@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO
 from pyro_sqair.models import SQAIR
-from pyro_sqair.scene import SceneConfig
+from pyro_sqair.scene.objects import SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig, load_checkpoint, save_checkpoint
 
 SCENE = SceneConfig(num_slots=2, what_dim=2, image_size=(8, 8), glimpse_size=(4, 4))

@@ -15,9 +15,9 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
+from pyro_sqair.data.randomness import derive_seed
 from pyro_sqair.infer import VIMCO
 from pyro_sqair.training import Outcome, Trainer, learning_rate, read_log, sequence_length
-from pyro_sqair.training.randomness import derive_seed
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_sqair.rollout import Rollout
-from pyro_sqair.scene import Objects
+from pyro_sqair.scene.objects import Objects
+from pyro_sqair.tracking.rollout import Rollout
 
 Scene = Callable[..., tuple[Tensor, Rollout]]
 

@@ -16,7 +16,7 @@ import h5py
 import torch
 from torch import Tensor
 
-from pyro_sqair.atomic import atomic_path
+from pyro_sqair.data.atomic import atomic_path
 from pyro_sqair.data.hdf5.deferred_file import DeferredFile
 from pyro_sqair.data.hdf5.delayed_interrupt import delayed_interrupt
 from pyro_sqair.data.hdf5.sequence_format import FIELDS, PHYSICS, Layout, write_attributes

@@ -1,0 +1,252 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The systems of the papers: what makes up a model, its guide and their estimator, given the sizes of the videos."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, ClassVar, Protocol
+
+from pyro.infer import ELBO
+
+from pyro_sqair.guides import AIRGuide, SQAIRGuide, VRNNGuide, conv_vision, mlp_vision
+from pyro_sqair.infer import FIVO, VIMCO
+from pyro_sqair.models import (
+    AIR,
+    SQAIR,
+    VRNN,
+    FixedCount,
+    GRUPropagationPrior,
+    GuidedWalkPrior,
+    RandomWalkPrior,
+    Renderer,
+    conv_renderer,
+    mlp_renderer,
+)
+from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, conv_vrnn
+from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolutions
+from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.nn.relations import InteractionNetwork, RelationalMemoryCore, Relations
+from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.scene.program import Program
+
+
+class System(Protocol):
+    """How to build a model and its guide, and what to train them with.
+
+    Attributes:
+        name: of the programs.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    def programs(self, scene: SceneConfig) -> tuple[Program, Program]:
+        """A model and its guide with fresh weights."""
+        ...
+
+    def estimator(self, num_particles: int) -> ELBO:
+        """What the paper trains them with."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """All of it, as plain numbers and words for JSON."""
+        ...
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """An interaction network (R-SQAIR, Eq. 5); see :class:`~pyro_sqair.nn.relations.InteractionNetwork`."""
+
+    size: int = 5
+
+    def build(self, what_dim: int) -> Relations:
+        """The module with fresh weights."""
+        return InteractionNetwork(what_dim, self.size)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Relations by a relational memory core; see :class:`~pyro_sqair.nn.relations.RelationalMemoryCore`."""
+
+    num_heads: int = 4
+    head_size: int = 10
+
+    def build(self, what_dim: int) -> Relations:
+        """The module with fresh weights."""
+        return RelationalMemoryCore(what_dim, self.num_heads, self.head_size)
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """Objects go where a GRU says; see :class:`~pyro_sqair.models.GRUPropagationPrior`.
+
+    Attributes:
+        scale_bias: the softplus of this is about where the prior's standard deviations start.
+    """
+
+    scale_bias: float = 0.0
+
+    prior: ClassVar[type[GRUPropagationPrior]] = GRUPropagationPrior
+
+    def build(self, what_dim: int, hidden_size: int, relations: Relations | None) -> GRUPropagationPrior:
+        """The prior with fresh weights."""
+        return self.prior(what_dim, hidden_size, relations=relations, scale_bias=self.scale_bias)
+
+
+@dataclass(frozen=True)
+class RandomWalk(Recurrent):
+    """Objects stay where they are, on average; see :class:`~pyro_sqair.models.RandomWalkPrior`."""
+
+    prior = RandomWalkPrior
+
+
+@dataclass(frozen=True)
+class GuidedWalk(Recurrent):
+    """Objects stay where they are but for what a GRU says; see :class:`~pyro_sqair.models.GuidedWalkPrior`."""
+
+    prior = GuidedWalkPrior
+
+
+@dataclass(frozen=True)
+class SQAIRSystem:
+    """SQAIR, CONV-SQAIR and R-SQAIR.
+
+    Attributes:
+        hidden_size: units of every network.
+        decoder_size: units of the glimpse decoder of MLP-SQAIR; None for ``hidden_size``.
+        output_scale: where the learned scale of the decoder's output starts.
+        object_costs: nats an object costs in the first frame and in later ones (a fixed count prior); None for the
+            paper's learned count prior.
+        convolutions: sizes of the convolutional networks (CONV-SQAIR); None for perceptrons.
+        relations: what objects do to each other (R-SQAIR); None for nothing.
+        propagation: how objects are expected to go on.
+    """
+
+    hidden_size: int = 256
+    decoder_size: int | None = None
+    output_scale: float = 0.25
+    object_costs: tuple[float, float] | None = None
+    convolutions: ConvolutionConfig | None = None
+    relations: Interaction | Memory | None = None
+    propagation: Recurrent = Recurrent()
+
+    name = "sqair"
+
+    def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
+        """A model and its guide, which share the encoder of propagated objects, and relations."""
+        encoder = SetEncoder(scene.what_dim, self.hidden_size)
+        relations = None if self.relations is None else self.relations.build(scene.what_dim)
+        count = None if self.object_costs is None else FixedCount(*self.object_costs)
+        prior = self.propagation.build(scene.what_dim, self.hidden_size, relations)
+        vision = (
+            mlp_vision(scene, self.hidden_size)
+            if self.convolutions is None
+            else conv_vision(scene, self.hidden_size, self.convolutions)
+        )
+        model = SQAIR.build(scene, self.hidden_size, encoder, count, self._renderer(scene), prior)
+        return model, SQAIRGuide.build(scene, self.hidden_size, encoder, vision, relations)
+
+    def _renderer(self, scene: SceneConfig) -> Renderer:
+        if self.convolutions is not None:
+            return conv_renderer(scene, self.convolutions, self.output_scale)
+        return mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
+
+    def estimator(self, num_particles: int) -> ELBO:
+        """VIMCO, as in the paper."""
+        return VIMCO(num_particles)
+
+    def settings(self) -> dict[str, Any]:
+        """See :class:`System`."""
+        kinds = {"relation": type(self.relations).__name__} if self.relations else {}
+        return asdict(self) | kinds | {"prior": type(self.propagation).__name__}
+
+
+@dataclass(frozen=True)
+class AIRSystem:
+    """AIR on every frame by itself.
+
+    Attributes:
+        hidden_size: units of every network.
+        decoder_size: units of the glimpse decoder; None for ``hidden_size``.
+        output_scale: where the learned scale of the decoder's output starts.
+        success: of the geometric prior on the number of objects: how much less likely each further one is.
+    """
+
+    hidden_size: int = 256
+    decoder_size: int | None = None
+    output_scale: float = 0.25
+    success: float = 0.5
+
+    name = "air"
+
+    def programs(self, scene: SceneConfig) -> tuple[AIR, AIRGuide]:
+        """A model and its guide."""
+        renderer = mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
+        model = AIR.build(scene, self.hidden_size, self.success, renderer)
+        return model, AIRGuide.build(scene, self.hidden_size)
+
+    def estimator(self, num_particles: int) -> ELBO:
+        """VIMCO, as SQAIR."""
+        return VIMCO(num_particles)
+
+    def settings(self) -> dict[str, Any]:
+        """See :class:`System`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class VRNNSystem:
+    """VRNN, which knows no objects.
+
+    Attributes:
+        networks: their sizes.
+    """
+
+    networks: VRNNConfig = field(default_factory=VRNNConfig)
+
+    name = "vrnn"
+
+    def programs(self, scene: SceneConfig) -> tuple[VRNN, VRNNGuide]:
+        """A model and its guide, which share the recurrent network."""
+        backbone = VRNNBackbone(scene, self.networks)
+        return VRNN(backbone, self.networks), VRNNGuide(backbone, self.networks)
+
+    def estimator(self, num_particles: int) -> ELBO:
+        """FIVO, as in the paper."""
+        return FIVO(num_particles)
+
+    def settings(self) -> dict[str, Any]:
+        """See :class:`System`."""
+        return asdict(self)
+
+
+def convolutions_for(glimpse_size: tuple[int, int]) -> ConvolutionConfig:
+    """The convolutional networks of moving MNIST, with a decoder that makes glimpses of another size.
+
+    Args:
+        glimpse_size: (h, w) in pixels, multiples of 4.
+
+    Raises:
+        ValueError: for sizes that the decoder, which enlarges four times, cannot make.
+    """
+    height, width = glimpse_size
+    if height % 4 or width % 4:
+        raise ValueError(f"expected glimpses whose sides are multiples of 4 pixels, got {tuple(glimpse_size)}")
+    if (height, width) == (28, 12):
+        return pedestrian_convolutions()
+    return replace(ConvolutionConfig(), decoder_start=(height // 4, width // 4))
+
+
+SYSTEMS: dict[str, Callable[[SQAIRSystem, tuple[int, int]], System]] = {
+    "sqair": lambda sqair, glimpse: sqair,
+    "conv-sqair": lambda sqair, glimpse: replace(sqair, convolutions=convolutions_for(glimpse)),
+    "r-sqair-in": lambda sqair, glimpse: replace(sqair, relations=Interaction()),
+    "r-sqair-rmc": lambda sqair, glimpse: replace(sqair, relations=Memory()),
+    "air": lambda sqair, glimpse: AIRSystem(sqair.hidden_size, sqair.decoder_size, sqair.output_scale),
+    "vrnn": lambda sqair, glimpse: VRNNSystem(),
+    "conv-vrnn": lambda sqair, glimpse: VRNNSystem(conv_vrnn()),
+}
+"""Every system by name, made from the sizes of a SQAIR and of its glimpses."""
