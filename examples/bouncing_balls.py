@@ -24,14 +24,14 @@ from pyro_sqair.data import BouncingBalls, held_out, only_visible
 from pyro_sqair.data.atomic import atomic_path
 from pyro_sqair.experiments.presets import balls_preset, small_balls_preset
 from pyro_sqair.experiments.report import simulate, validate
-from pyro_sqair.experiments.systems import Interaction, Memory
 from pyro_sqair.infer import check_sites
+from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene.program import with_slots
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import draw_comparison, draw_errors, draw_prediction
 
 Kind = Literal["none", "interaction", "memory"]
-RELATIONS = {"none": None, "interaction": Interaction(), "memory": Memory()}
+RELATIONS = {"none": None, "interaction": InteractionConfig(), "memory": MemoryCoreConfig()}
 
 
 @dataclass

@@ -23,13 +23,13 @@ from torch.nn.functional import softplus
 from pyro_sqair.data import held_out
 from pyro_sqair.experiments.presets import small_balls_preset
 from pyro_sqair.experiments.report import simulate, validate
-from pyro_sqair.experiments.systems import Recurrent
 from pyro_sqair.experiments.videos import BallVideos
+from pyro_sqair.models import GRUPriorConfig
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import draw_errors, draw_prediction
 
 BASE = small_balls_preset()
-GRU = dataclasses.replace(BASE.system, propagation=Recurrent())  # the paper's prior, which has to learn motion
+GRU = dataclasses.replace(BASE.system, propagation=GRUPriorConfig())  # the paper's prior, which has to learn motion
 BALLS = dataclasses.replace(BASE.videos.balls, min_balls=2, max_balls=2)
 WALL = 1 - 2 * BALLS.radii[0] / BALLS.box  # how far a centre gets from the middle of the frame
 

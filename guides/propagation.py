@@ -16,7 +16,7 @@ from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
 from pyro_sqair.nn.networks import GRU, MLP, VanillaRNN, join
 from pyro_sqair.nn.relations import NoRelations, Relations
 from pyro_sqair.scene.distributions import CorrelatedNormal
-from pyro_sqair.scene.objects import Objects, occupied, pad_slots
+from pyro_sqair.scene.objects import Objects, pad_slots, trim_slots
 from pyro_sqair.scene.shapes import batch_shape
 from pyro_sqair.scene.slots import Slots
 
@@ -140,7 +140,7 @@ class PropagationGuide(nn.Module):
         Returns:
             h_t^T and the new state of the relations, shape ``[*, N, hidden + S]``.
         """
-        previous = occupied(previous)
+        previous = trim_slots(previous)
         memory, related = memory[..., : previous.pres.shape[-1], :].split(self.sizes, -1)
         effect, related = self.relations(previous, related)
         mask = self.mask(memory)

@@ -14,7 +14,14 @@ from pyro_sqair.models.discovery import (
     presence_logits,
     where_prior,
 )
-from pyro_sqair.models.propagation import GRUPropagationPrior, GuidedWalkPrior, RandomWalkPrior
+from pyro_sqair.models.propagation import (
+    GRUPriorConfig,
+    GRUPropagationPrior,
+    GuidedWalkConfig,
+    GuidedWalkPrior,
+    RandomWalkConfig,
+    RandomWalkPrior,
+)
 from pyro_sqair.models.renderer import Renderer, conv_renderer, mlp_renderer
 from pyro_sqair.models.sqair import SQAIR
 from pyro_sqair.models.vrnn import VRNN
@@ -27,9 +34,12 @@ __all__ = [
     "CategoricalCount",
     "DiscoveryPrior",
     "FixedCount",
+    "GRUPriorConfig",
     "GRUPropagationPrior",
     "GeometricCount",
+    "GuidedWalkConfig",
     "GuidedWalkPrior",
+    "RandomWalkConfig",
     "RandomWalkPrior",
     "Renderer",
     "SizedWhere",

@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pyro
 import pyro.distributions as dist
 import torch
@@ -13,7 +16,7 @@ from torch import Tensor, nn
 
 from pyro_sqair.nn.networks import GRU, join
 from pyro_sqair.nn.relations import NoRelations, Relations
-from pyro_sqair.scene.objects import Objects, occupied, pad_slots
+from pyro_sqair.scene.objects import Objects, pad_slots, trim_slots
 from pyro_sqair.scene.slots import Slots
 
 
@@ -65,7 +68,7 @@ class GRUPropagationPrior(nn.Module):
         Returns:
             h_t and the new state of the relations, shape ``[*, N, hidden + S]``.
         """
-        previous = occupied(previous)
+        previous = trim_slots(previous)
         memory = memory[..., : previous.pres.shape[-1], :]
         hidden, related = memory.split([len(self.initial_hidden), self.relations.state_size], -1)
         effect, related = self.relations(previous, related)
@@ -102,3 +105,34 @@ class GuidedWalkPrior(GRUPropagationPrior):
 
     def locations(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
         return previous.where + 0.1 * where, previous.what + 0.1 * what
+
+
+@dataclass(frozen=True)
+class GRUPriorConfig:
+    """Settings of a :class:`GRUPropagationPrior`.
+
+    Attributes:
+        scale_bias: the softplus of this is about where the standard deviations start.
+    """
+
+    scale_bias: float = 0.0
+
+    prior: ClassVar[type[GRUPropagationPrior]] = GRUPropagationPrior
+
+    def build(self, what_dim: int, hidden_size: int, relations: Relations | None = None) -> GRUPropagationPrior:
+        """The prior with fresh weights."""
+        return self.prior(what_dim, hidden_size, relations=relations, scale_bias=self.scale_bias)
+
+
+@dataclass(frozen=True)
+class RandomWalkConfig(GRUPriorConfig):
+    """Settings of a :class:`RandomWalkPrior`."""
+
+    prior = RandomWalkPrior
+
+
+@dataclass(frozen=True)
+class GuidedWalkConfig(GRUPriorConfig):
+    """Settings of a :class:`GuidedWalkPrior`."""
+
+    prior = GuidedWalkPrior

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_sqair.nn.convolutions import ConvolutionConfig, SubPixelDecoder
 from pyro_sqair.nn.networks import MLP
-from pyro_sqair.scene.objects import Objects, SceneConfig, occupied
+from pyro_sqair.scene.objects import Objects, SceneConfig, trim_slots
 from pyro_sqair.scene.spatial import coverage, paste, place
 
 
@@ -65,7 +65,7 @@ class Renderer(nn.Module):
 
     def forward(self, objects: Objects) -> Tensor:
         """The mean image y, shape ``[*, C, H, W]``."""
-        objects = occupied(objects)
+        objects = trim_slots(objects)
         placement = place(objects.where, self.glimpse_size, self.image_size)
         glimpses = self.glimpses(objects.what) * objects.pres[..., None, None, None]
         # 0 away from glimpses, 1 inside, with a soft edge

@@ -15,11 +15,11 @@ from torch import nn
 
 from pyro_sqair import guides, models
 from pyro_sqair.experiments.presets import PRESETS
-from pyro_sqair.experiments.systems import AIRSystem, Interaction, Memory, SQAIRSystem, System, VRNNSystem
+from pyro_sqair.experiments.systems import AIRSystem, SQAIRSystem, System, VRNNSystem
 from pyro_sqair.nn.backbone import VRNNConfig, conv_vrnn
 from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolutions
 from pyro_sqair.nn.networks import SetEncoder
-from pyro_sqair.nn.relations import InteractionNetwork, RelationalMemoryCore
+from pyro_sqair.nn.relations import InteractionConfig, InteractionNetwork, MemoryCoreConfig, RelationalMemoryCore
 from pyro_sqair.scene.objects import SceneConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -145,8 +145,8 @@ def test_sizes_of_the_systems() -> None:
         "MLP-SQAIR": built(SQAIRSystem()),
         "CONV-SQAIR": built(SQAIRSystem(128, convolutions=ConvolutionConfig())),
         "CONV-SQAIR for pedestrians": built(SQAIRSystem(128, convolutions=pedestrian_convolutions()), PEDESTRIANS),
-        "R-SQAIR (IN)": built(SQAIRSystem(relations=Interaction()), BALLS) - base,
-        "R-SQAIR (RMC)": built(SQAIRSystem(relations=Memory()), BALLS) - base,
+        "R-SQAIR (IN)": built(SQAIRSystem(relations=InteractionConfig()), BALLS) - base,
+        "R-SQAIR (RMC)": built(SQAIRSystem(relations=MemoryCoreConfig()), BALLS) - base,
         "MLP-AIR": built(AIRSystem()),
         "MLP-VRNN": built(VRNNSystem()),
         "CONV-VRNN": built(VRNNSystem(conv_vrnn())),
@@ -216,4 +216,6 @@ def test_what_relations_add() -> None:
     parts = [table[name] for name in table if name not in ("in all", "published")]
     assert table["in all"] == [sum(part) for part in zip(*parts, strict=True)]
     base = built(SQAIRSystem(), BALLS)
-    assert table["in all"] == [built(SQAIRSystem(relations=r), BALLS) - base for r in (Interaction(), Memory())]
+    assert table["in all"] == [
+        built(SQAIRSystem(relations=r), BALLS) - base for r in (InteractionConfig(), MemoryCoreConfig())
+    ]

@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_sqair.data import Sequences, held_out
 from pyro_sqair.experiments.presets import Preset, embedded_digits_preset, small_balls_preset
 from pyro_sqair.experiments.report import validate
-from pyro_sqair.experiments.systems import AIRSystem, Interaction, Memory, SQAIRSystem, VRNNSystem
+from pyro_sqair.experiments.systems import AIRSystem, SQAIRSystem, VRNNSystem
 from pyro_sqair.models import (
     CategoricalCount,
     GeometricCount,
@@ -33,6 +33,7 @@ from pyro_sqair.models import (
 )
 from pyro_sqair.nn.backbone import conv_vrnn
 from pyro_sqair.nn.convolutions import ConvolutionConfig
+from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.spatial import boxes as where_boxes
 from pyro_sqair.tracking.rollout import infer_objects
@@ -78,8 +79,8 @@ SYSTEMS = {
     "air": (AIRSystem(96, output_scale=1.0, success=math.exp(-5)), 700),
     "vrnn": (VRNNSystem(), 600),
     "conv-vrnn": (VRNNSystem(dataclasses.replace(conv_vrnn(), maps=(8, 16, 16), strides=(2, 2, 2))), 600),
-    "r-sqair-in": (dataclasses.replace(PLAIN, relations=Interaction()), 700),
-    "r-sqair-rmc": (dataclasses.replace(PLAIN, relations=Memory()), 700),
+    "r-sqair-in": (dataclasses.replace(PLAIN, relations=InteractionConfig()), 700),
+    "r-sqair-rmc": (dataclasses.replace(PLAIN, relations=MemoryCoreConfig()), 700),
 }
 
 
@@ -125,7 +126,7 @@ def test_prior_is_learned_with(name: str, test_set: Sequences, yardstick: float,
 
 def test_balls_are_found(tmp_path: Path) -> None:
     """Boxes come to lie on balls whose size is known: on those of their own video, and not on another's."""
-    preset = small_balls_preset(Interaction())
+    preset = small_balls_preset(InteractionConfig())
     test = held_out(preset.source("test"), 128, 4, seed=3)
     torch.manual_seed(0)
     model, guide = preset.programs()

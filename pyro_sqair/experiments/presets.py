@@ -14,8 +14,10 @@ import torch
 from pyro.infer import ELBO
 
 from pyro_sqair.data import BallsConfig, Source, four_balls, gentle_motion, published_motion
-from pyro_sqair.experiments.systems import SYSTEMS, GuidedWalk, Interaction, Memory, Recurrent, SQAIRSystem, System
+from pyro_sqair.experiments.systems import SYSTEMS, SQAIRSystem, System
 from pyro_sqair.experiments.videos import BallVideos, DigitVideos, FileVideos, Videos
+from pyro_sqair.models import GRUPriorConfig, GuidedWalkConfig
+from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene.objects import SceneConfig
 from pyro_sqair.scene.program import Program
 from pyro_sqair.training import TrainingConfig, published
@@ -111,7 +113,7 @@ def paper_preset() -> Preset:
     )
 
 
-def small_balls_preset(relations: Interaction | Memory | None = None) -> Preset:
+def small_balls_preset(relations: InteractionConfig | MemoryCoreConfig | None = None) -> Preset:
     """Four balls of one kind in a smaller box, all of it in sight: minutes on two CPU cores.
 
     The boxes of balls are known to be little larger than balls, and objects to stay about where they are but for what
@@ -121,7 +123,7 @@ def small_balls_preset(relations: Interaction | Memory | None = None) -> Preset:
         relations: what balls know of each other (R-SQAIR); None for SQAIR.
     """
     balls = BallsConfig(box=48, crop=None, radii=(4.0,), masses=(1.0,), speed=2.0)
-    dynamics = GuidedWalk(scale_bias=-3.0)
+    dynamics = GuidedWalkConfig(scale_bias=-3.0)
     return Preset(
         name="small-balls",
         videos=BallVideos(balls),
@@ -137,7 +139,7 @@ def small_balls_preset(relations: Interaction | Memory | None = None) -> Preset:
     )
 
 
-def balls_preset(relations: Interaction | Memory | None = None) -> Preset:
+def balls_preset(relations: InteractionConfig | MemoryCoreConfig | None = None) -> Preset:
     """The experiment of R-SQAIR (Stanić & Schmidhuber 2019, Section 3), for a GPU: four balls, 50x50 of 64x64 pixels.
 
     The paper's curriculum, one frame more every 10,000 steps from 3 to 10, is in shares of work; its learning rate is
@@ -178,8 +180,8 @@ def file_preset(
         hidden_size: units of every network.
         object_costs: see :class:`~pyro_sqair.experiments.systems.SQAIRSystem`.
         system: a name among :data:`~pyro_sqair.experiments.systems.SYSTEMS`.
-        object_size: see :class:`~pyro_sqair.scene.objects.SceneConfig`. The propagation prior is then a guided walk, which
-            keeps the size of objects; boxes of the paper's recurrent prior start with half the image's sides.
+        object_size: see :class:`~pyro_sqair.scene.objects.SceneConfig`. The propagation
+            prior is then a guided walk: boxes of the paper's recurrent prior start with half the image's sides.
 
     Raises:
         FileNotFoundError: if a file is missing.
@@ -191,7 +193,7 @@ def file_preset(
         raise ValueError(f"expected no prices or sizes of objects for {system}, which knows no objects")
     if system == "air" and object_costs:
         raise ValueError("expected no prices of objects for air, whose number of objects is geometric")
-    dynamics = Recurrent() if object_size is None else GuidedWalk(scale_bias=-3.0)
+    dynamics = GRUPriorConfig() if object_size is None else GuidedWalkConfig(scale_bias=-3.0)
     sqair = SQAIRSystem(
         hidden_size, decoder_size=256, output_scale=1.0, object_costs=object_costs, propagation=dynamics
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from pyro.infer import ELBO
 
@@ -18,9 +18,7 @@ from pyro_sqair.models import (
     SQAIR,
     VRNN,
     FixedCount,
-    GRUPropagationPrior,
-    GuidedWalkPrior,
-    RandomWalkPrior,
+    GRUPriorConfig,
     Renderer,
     conv_renderer,
     mlp_renderer,
@@ -28,7 +26,7 @@ from pyro_sqair.models import (
 from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, conv_vrnn
 from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolutions
 from pyro_sqair.nn.networks import SetEncoder
-from pyro_sqair.nn.relations import InteractionNetwork, RelationalMemoryCore, Relations
+from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene.objects import SceneConfig
 from pyro_sqair.scene.program import Program
 
@@ -57,60 +55,6 @@ class System(Protocol):
 
 
 @dataclass(frozen=True)
-class Interaction:
-    """An interaction network (R-SQAIR, Eq. 5); see :class:`~pyro_sqair.nn.relations.InteractionNetwork`."""
-
-    size: int = 5
-
-    def build(self, what_dim: int) -> Relations:
-        """The module with fresh weights."""
-        return InteractionNetwork(what_dim, self.size)
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Relations by a relational memory core; see :class:`~pyro_sqair.nn.relations.RelationalMemoryCore`."""
-
-    num_heads: int = 4
-    head_size: int = 10
-
-    def build(self, what_dim: int) -> Relations:
-        """The module with fresh weights."""
-        return RelationalMemoryCore(what_dim, self.num_heads, self.head_size)
-
-
-@dataclass(frozen=True)
-class Recurrent:
-    """Objects go where a GRU says; see :class:`~pyro_sqair.models.GRUPropagationPrior`.
-
-    Attributes:
-        scale_bias: the softplus of this is about where the prior's standard deviations start.
-    """
-
-    scale_bias: float = 0.0
-
-    prior: ClassVar[type[GRUPropagationPrior]] = GRUPropagationPrior
-
-    def build(self, what_dim: int, hidden_size: int, relations: Relations | None) -> GRUPropagationPrior:
-        """The prior with fresh weights."""
-        return self.prior(what_dim, hidden_size, relations=relations, scale_bias=self.scale_bias)
-
-
-@dataclass(frozen=True)
-class RandomWalk(Recurrent):
-    """Objects stay where they are, on average; see :class:`~pyro_sqair.models.RandomWalkPrior`."""
-
-    prior = RandomWalkPrior
-
-
-@dataclass(frozen=True)
-class GuidedWalk(Recurrent):
-    """Objects stay where they are but for what a GRU says; see :class:`~pyro_sqair.models.GuidedWalkPrior`."""
-
-    prior = GuidedWalkPrior
-
-
-@dataclass(frozen=True)
 class SQAIRSystem:
     """SQAIR, CONV-SQAIR and R-SQAIR.
 
@@ -130,8 +74,8 @@ class SQAIRSystem:
     output_scale: float = 0.25
     object_costs: tuple[float, float] | None = None
     convolutions: ConvolutionConfig | None = None
-    relations: Interaction | Memory | None = None
-    propagation: Recurrent = Recurrent()
+    relations: InteractionConfig | MemoryCoreConfig | None = None
+    propagation: GRUPriorConfig = field(default_factory=GRUPriorConfig)
 
     name = "sqair"
 
@@ -243,8 +187,8 @@ def convolutions_for(glimpse_size: tuple[int, int]) -> ConvolutionConfig:
 SYSTEMS: dict[str, Callable[[SQAIRSystem, tuple[int, int]], System]] = {
     "sqair": lambda sqair, glimpse: sqair,
     "conv-sqair": lambda sqair, glimpse: replace(sqair, convolutions=convolutions_for(glimpse)),
-    "r-sqair-in": lambda sqair, glimpse: replace(sqair, relations=Interaction()),
-    "r-sqair-rmc": lambda sqair, glimpse: replace(sqair, relations=Memory()),
+    "r-sqair-in": lambda sqair, glimpse: replace(sqair, relations=InteractionConfig()),
+    "r-sqair-rmc": lambda sqair, glimpse: replace(sqair, relations=MemoryCoreConfig()),
     "air": lambda sqair, glimpse: AIRSystem(sqair.hidden_size, sqair.decoder_size, sqair.output_scale),
     "vrnn": lambda sqair, glimpse: VRNNSystem(),
     "conv-vrnn": lambda sqair, glimpse: VRNNSystem(conv_vrnn()),

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.scene.objects import Objects, occupied
+from pyro_sqair.scene.objects import Objects, trim_slots
 from pyro_sqair.scene.shapes import batch_shape
 
 
@@ -128,7 +128,7 @@ class SetEncoder(nn.Module):
 
     def forward(self, objects: Objects) -> Tensor:
         """The sum over present objects, shape ``[*, hidden]``."""
-        objects = occupied(objects)
+        objects = trim_slots(objects)
         features = self.mlp(torch.cat([objects.what, objects.where], -1))
         return (features * objects.pres.unsqueeze(-1)).sum(-2)
 

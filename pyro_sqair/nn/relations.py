@@ -10,6 +10,7 @@ R-SQAIR is SQAIR.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -84,6 +85,21 @@ class InteractionNetwork(nn.Module):
         return (weight.unsqueeze(-1) * self.effect(edges)).sum(-2), state
 
 
+@dataclass(frozen=True)
+class InteractionConfig:
+    """Sizes of an :class:`InteractionNetwork`.
+
+    Attributes:
+        size: units of every layer, and the size of an effect.
+    """
+
+    size: int = 5
+
+    def build(self, what_dim: int) -> InteractionNetwork:
+        """The module with fresh weights."""
+        return InteractionNetwork(what_dim, self.size)
+
+
 class RelationalMemoryCore(nn.Module):
     """A row of memory for each object; rows attend to each other and to the objects (Santoro et al. 2018).
 
@@ -134,6 +150,23 @@ class RelationalMemoryCore(nn.Module):
         hidden = ~(seen.unsqueeze(-2) | itself).unsqueeze(-3)
         weights = F.softmax(scores.masked_fill(hidden, -math.inf), -1)
         return torch.einsum("...hki,...ihd->...khd", weights, values).flatten(-2)
+
+
+@dataclass(frozen=True)
+class MemoryCoreConfig:
+    """Sizes of a :class:`RelationalMemoryCore`.
+
+    Attributes:
+        num_heads: heads of the attention.
+        head_size: dimensions of each.
+    """
+
+    num_heads: int = 4
+    head_size: int = 10
+
+    def build(self, what_dim: int) -> RelationalMemoryCore:
+        """The module with fresh weights."""
+        return RelationalMemoryCore(what_dim, self.num_heads, self.head_size)
 
 
 def _latents(objects: Objects) -> Tensor:

@@ -181,7 +181,7 @@ def merge(
     return State(objects, memory, next_id + is_new.sum(-1))
 
 
-def occupied(objects: Objects) -> Objects:
+def trim_slots(objects: Objects) -> Objects:
     """Leaves out the last slots, those after the last one in which any sequence or particle has an object.
 
     On a CPU this saves work on every frame; on a GPU looking would cost more than it saves, so nothing is left out.
@@ -194,7 +194,7 @@ def occupied(objects: Objects) -> Objects:
 
 
 def pad_slots(memory: Tensor, num_slots: int) -> Tensor:
-    """Fills up with zeros for the slots that :func:`occupied` left out: ``[*, n, M]`` to ``[*, N, M]``."""
+    """Fills up with zeros for the slots that :func:`trim_slots` left out: ``[*, n, M]`` to ``[*, N, M]``."""
     return F.pad(memory, (0, 0, 0, num_slots - memory.shape[-2]))
 
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from pyro_sqair.experiments.presets import PRESETS, preset
-from pyro_sqair.experiments.systems import AIRSystem, GuidedWalk, Interaction, SQAIRSystem, VRNNSystem
+from pyro_sqair.experiments.systems import AIRSystem, SQAIRSystem, VRNNSystem
 from pyro_sqair.infer import check_sites
-from pyro_sqair.models import CategoricalCount, FixedCount
+from pyro_sqair.models import CategoricalCount, FixedCount, GuidedWalkConfig
 from pyro_sqair.nn.convolutions import ConvolutionConfig
+from pyro_sqair.nn.relations import InteractionConfig
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
@@ -59,8 +60,8 @@ def test_identity_tells_models_apart():
             {"decoder_size": 64},
             {"object_costs": None},
             {"convolutions": ConvolutionConfig()},
-            {"relations": Interaction()},
-            {"propagation": GuidedWalk()},
+            {"relations": InteractionConfig()},
+            {"propagation": GuidedWalkConfig()},
         )
     ]
     changes = [{"system": system} for system in [*systems, AIRSystem(128), VRNNSystem()]]

@@ -7,8 +7,16 @@ import json
 
 import pytest
 
-from pyro_sqair.experiments.systems import GuidedWalk, Interaction, Memory, RandomWalk, Recurrent, SQAIRSystem
-from pyro_sqair.models import GRUPropagationPrior, GuidedWalkPrior, RandomWalkPrior
+from pyro_sqair.experiments.systems import SQAIRSystem
+from pyro_sqair.models import (
+    GRUPriorConfig,
+    GRUPropagationPrior,
+    GuidedWalkConfig,
+    GuidedWalkPrior,
+    RandomWalkConfig,
+    RandomWalkPrior,
+)
+from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene.objects import SceneConfig
 
 SCENE = SceneConfig(num_slots=2, what_dim=3, image_size=(12, 12), glimpse_size=(6, 6))
@@ -16,9 +24,9 @@ SCENE = SceneConfig(num_slots=2, what_dim=3, image_size=(12, 12), glimpse_size=(
 
 @pytest.mark.parametrize(
     ("dynamics", "prior"),
-    [(Recurrent, GRUPropagationPrior), (RandomWalk, RandomWalkPrior), (GuidedWalk, GuidedWalkPrior)],
+    [(GRUPriorConfig, GRUPropagationPrior), (RandomWalkConfig, RandomWalkPrior), (GuidedWalkConfig, GuidedWalkPrior)],
 )
-@pytest.mark.parametrize("relations", [None, Interaction(), Memory()])
+@pytest.mark.parametrize("relations", [None, InteractionConfig(), MemoryCoreConfig()])
 def test_dynamics(dynamics, prior, relations):
     model, guide = SQAIRSystem(8, propagation=dynamics(-2.0), relations=relations).programs(SCENE)
     assert type(model.propagation_prior) is prior
@@ -28,6 +36,10 @@ def test_dynamics(dynamics, prior, relations):
 
 
 def test_settings_tell_systems_apart():
-    dynamics = (Recurrent(), RandomWalk(), GuidedWalk(), GuidedWalk(-3.0))
-    systems = [SQAIRSystem(8, propagation=d, relations=r) for d in dynamics for r in (None, Interaction(), Memory())]
+    dynamics = (GRUPriorConfig(), RandomWalkConfig(), GuidedWalkConfig(), GuidedWalkConfig(-3.0))
+    systems = [
+        SQAIRSystem(8, propagation=d, relations=r)
+        for d in dynamics
+        for r in (None, InteractionConfig(), MemoryCoreConfig())
+    ]
     assert len({json.dumps(system.settings(), sort_keys=True) for system in systems}) == len(systems)

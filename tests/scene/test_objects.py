@@ -17,9 +17,9 @@ from pyro_sqair.scene.objects import (
     initial_state,
     merge,
     no_objects,
-    occupied,
     pad_slots,
     stack_objects,
+    trim_slots,
 )
 from pyro_sqair.scene.spatial import boxes
 
@@ -192,7 +192,7 @@ class TestOccupied:
     def test_last_slots_are_left_out(self, most, kept):
         number = torch.tensor([[0, most, 0], [0, 0, min(most, 1)]])
         objects = random_objects((torch.arange(N) < number.unsqueeze(-1)).float(), torch.arange(N))
-        fewer = occupied(objects)
+        fewer = trim_slots(objects)
         assert fewer.pres.shape[-1] == kept
         assert fewer.pres.sum() == objects.pres.sum()
         dims = (-1, -2, -2, -1)

@@ -11,9 +11,9 @@ from pyro import poutine
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from pyro_sqair.scene import objects as scene_module
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.models import SQAIR, FixedCount
+from pyro_sqair.scene import objects as scene_module
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots, _Slot
 
@@ -325,8 +325,8 @@ class TestEarlyEnd:
             runs.append((short, poutine.trace(poutine.replay(model, trace=short)).get_trace(frames)))
 
         monkeypatch.setattr(Slots, "__iter__", visit_all)
-        for module in scene_module, *users_of_occupied():
-            monkeypatch.setattr(module, "occupied", lambda objects: objects)
+        for module in scene_module, *users_of_trim_slots():
+            monkeypatch.setattr(module, "trim_slots", lambda objects: objects)
         left_out = 0
         for short, short_model in runs:
             full = poutine.trace(poutine.replay(guide, trace=short)).get_trace(frames)
@@ -350,10 +350,10 @@ class TestEarlyEnd:
         assert left_out > 100
 
 
-def users_of_occupied():
-    from pyro_sqair.nn import networks
+def users_of_trim_slots():
     from pyro_sqair.guides import propagation as guide
     from pyro_sqair.models import propagation as prior
     from pyro_sqair.models import renderer
+    from pyro_sqair.nn import networks
 
-    return [module for module in (networks, guide, prior, renderer) if hasattr(module, "occupied")]
+    return [module for module in (networks, guide, prior, renderer) if hasattr(module, "trim_slots")]
