@@ -5,12 +5,10 @@
 
     python examples/custom_prior.py
 
-Trains SQAIR twice on balls in a box, with the same guide, and lets each model imagine how they go on.
+Trains SQAIR twice on two balls in a box, with the same guide, and compares what the two models imagine.
 """
 
 import dataclasses
-import functools
-from dataclasses import dataclass
 from pathlib import Path
 
 import pyro
@@ -20,32 +18,28 @@ import tyro
 from torch import nn
 from torch.nn.functional import softplus
 
-from pyro_sqair.data import held_out
-from pyro_sqair.experiments.presets import small_balls_preset
-from pyro_sqair.experiments.report import simulate, validate
-from pyro_sqair.experiments.videos import BallVideos
+from pyro_sqair.evaluation import simulate
+from pyro_sqair.experiments import BallVideos, preset
 from pyro_sqair.models import GRUPriorConfig
-from pyro_sqair.training import Trainer
-from pyro_sqair.viz import draw_errors, draw_prediction
+from pyro_sqair.viz import draw_errors
 
-BASE = small_balls_preset()
-GRU = dataclasses.replace(BASE.system, propagation=GRUPriorConfig())  # the paper's prior, which has to learn motion
+BASE = preset("small-balls")
 BALLS = dataclasses.replace(BASE.videos.balls, min_balls=2, max_balls=2)
 WALL = 1 - 2 * BALLS.radii[0] / BALLS.box  # how far a centre gets from the middle of the frame
 
 
 class Physics(nn.Module):
-    """A ball goes straight on, looks as it did, and is reflected by the walls. Collisions are surprises to it."""
+    """A ball moves in a straight line, keeps its appearance, and is reflected by the walls; collisions surprise it."""
 
     def __init__(self, what_dim: int) -> None:
         super().__init__()
-        self.jitter = nn.Parameter(torch.full((4,), -4.0))  # how far a box strays from where it is expected
+        self.jitter = nn.Parameter(torch.full((4,), -4.0))  # the softplus of these are standard deviations
         self.fade = nn.Parameter(torch.full((what_dim,), -1.0))
         # In surprises, for place and velocity, once seen, twice, or more often: at first a box may be far off its ball.
         self.trust = nn.Parameter(torch.tensor([[2.0, -1.0], [1.0, 0.0], [0.0, -1.0]]))
 
     def forward(self, previous, memory, slots):
-        """memory [*, N, 4 + D + 2 + 1]: the box and looks that were expected, the velocity, frames since discovery."""
+        """memory [*, N, 4 + D + 2 + 1]: expected box and appearance, velocity, frames since discovery."""
         seen = torch.cat([previous.where[..., :2], previous.where[..., 2:].tanh(), previous.what], -1)
         if memory is None:
             memory = seen.new_zeros(*seen.shape[:-1], seen.shape[-1] + 3)
@@ -66,55 +60,24 @@ class Physics(nn.Module):
         return torch.cat([now[..., :2], ahead, what, velocity, age + 1], -1)
 
 
-@dataclass
-class Arguments:
-    """Command line."""
-
-    steps: int = 1500
-    """for each of the two"""
-    out: Path = Path("runs/custom_prior")
-    threads: int | None = None
-    """CPU threads; 1 beside another training"""
-    seed: int = 0
-    sequences: int = 128
-    """held-out sequences to judge on"""
-
-
-def judge(model, guide, test, step):
-    """What the trainer logs every now and then."""
-    return validate(model, guide, test)
-
-
-def main(args: Arguments) -> None:
+def main(steps: int = 1500, out: Path = Path("runs/custom_prior"), threads: int | None = None, seed: int = 0) -> None:
     """Trains with either prior, and compares what they imagine after four frames."""
-    videos = BallVideos(BALLS)
+    torch.set_num_threads(threads or torch.get_num_threads())
+    system = dataclasses.replace(BASE.system, propagation=GRUPriorConfig())  # the paper's prior
     scene = dataclasses.replace(BASE.scene, num_slots=2)
-    base = dataclasses.replace(BASE, scene=scene, videos=videos, system=GRU)
-    config = dataclasses.replace(base.training, steps=args.steps, seed=args.seed, threads=args.threads)
-    test = held_out(videos.source("test"), args.sequences, length=14, seed=1)
-    errors = {}
-    for name in ("GRU", "physics"):
-        torch.manual_seed(args.seed)
-        model, guide = base.programs()
-        if name == "physics":
-            model.propagation_prior = Physics(base.scene.what_dim)
-        out, few = args.out / name, test.slice(slice(64))
-        elbo, check = base.estimator(), functools.partial(judge, model, guide, few)
-        identity = base.identity() | {"arm": name, "balls": dataclasses.asdict(BALLS)}
-        trainer = Trainer(model, guide, elbo, videos.source("train"), config, out, check, identity)
-        if not trainer.complete():
-            raise SystemExit("the same command continues")
-        with trainer.averaged_weights():
-            found, rollout = simulate(model, guide, test, seen=4)
-        draw_prediction(test.frames, rollout, 4, out / "prediction.png")
-        errors[name] = found["expected_error_per_frame"]
-        off = f"{found['expected_error']:.2f} px off ({found['error']:.2f} in a single future)"
-        print(f"{name:8} {off}, {found['lost']:.1%} lost, {found['data']:.1f} nats a frame")
-        errors["standing still"] = found["still_error_per_frame"]
-    print(f"standing still: {found['still_error']:.2f} px off")
-    draw_errors(errors, args.out / "errors.png")
-    print(f"pictures: {args.out}/errors.png and */prediction.png")
+    experiment = dataclasses.replace(BASE, scene=scene, videos=BallVideos(BALLS), system=system, test_frames=14)
+    experiment = experiment.with_training(steps=steps, seed=seed)
+    model, guide = experiment.programs()
+    model.propagation_prior = Physics(scene.what_dim)
+    test, errors = experiment.held_out(128), {}
+    for name, programs in {"GRU": None, "physics": (model, guide)}.items():
+        run = experiment.train(out / name, programs=programs)
+        found, _ = simulate(run.model, run.guide, test, seen=4)
+        errors |= {name: found["expected_error_per_frame"], "standing still": found["still_error_per_frame"]}
+        print(f"{name:8} {found['expected_error']:.2f} px off ({found['error']:.2f} in a single future, ", end="")
+        print(f"{found['still_error']:.2f} standing still), {found['lost']:.1%} lost, {found['data']:.1f} nats a frame")
+    draw_errors(errors, out / "errors.png")
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Arguments))
+    tyro.cli(main)

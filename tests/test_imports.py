@@ -43,7 +43,7 @@ MAY_IMPORT |= {
     "infer": {"infer"},
     "models": {"scene", "nn", "models"},
     "guides": {"scene", "nn", "guides"},
-    "experiments": {*ORDER} - {"cli"},
+    "experiments": {"package", *ORDER} - {"cli"},
     "cli": {*ORDER},
     "script": {"package", *ORDER},
 }

@@ -71,3 +71,19 @@ __all__ = [
     "write_batches",
     "write_sequences",
 ]
+
+
+def file_layout(path, split="training"):  # TEMPORARY
+    from typing import NamedTuple
+
+    class L(NamedTuple):
+        num_frames: int
+        image_size: tuple
+        channels: int
+        most_objects: int
+
+    src = open_sequences(path, split, True, "cpu")
+    most = int(src.read(slice(None)).count.max())
+    out = L(src.num_frames, src.image_size, src.channels, max(most, 0))
+    src.close()
+    return out

@@ -14,6 +14,7 @@ import torch
 
 from pyro_sqair.data import Sequences
 from pyro_sqair.data.atomic import atomic_path
+from pyro_sqair.data.randomness import derive_seed, isolated
 from pyro_sqair.evaluation import (
     count_accuracy,
     discoveries_per_frame,
@@ -23,17 +24,20 @@ from pyro_sqair.evaluation import (
     rollout_error,
     simulation_likelihood,
 )
+from pyro_sqair.experiments.experiment import Run
 from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.program import Program
 from pyro_sqair.tracking.rollout import Rollout, futures, generate, infer_objects, predict, reconstruct, standing_still
-from pyro_sqair.training import Trainer
+from pyro_sqair.training import read_log
 from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
+
+_SEQUENCES_AT_A_TIME = 128
 
 
 def validate(model: Program, guide: Program, test: Sequences) -> dict[str, float]:
-    """A quick look during training: counting, identities and the bound of five particles, in nats a frame.
+    """A quick evaluation during training: counting, identities and the bound of five particles, in nats per frame.
 
-    Where nobody knows how many objects there are, the mean number of those inferred stands for counting.
+    Without annotations, the mean number of inferred objects takes the place of counting.
 
     Args:
         model: a generative program.
@@ -42,45 +46,59 @@ def validate(model: Program, guide: Program, test: Sequences) -> dict[str, float
     """
     likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=(5,), chunk_sequences=128)
     metrics = {"bound": likelihood.iwae[5].per_frame}
-    objects = infer_objects(guide, test.frames)
-    if not judgeable(objects, test):
+    objects = _inferred(guide, test)
+    if not _annotated(objects, test):
         return metrics | {"objects": objects.pres.sum(-1).mean().item()}
-    metrics["count_accuracy"] = count_accuracy(objects.pres, test.count).overall
-    kept = id_stability(objects, test.count).fraction
-    return metrics if kept is None else metrics | {"ids_kept": kept}
-
-
-def judgeable(objects: Objects, test: Sequences) -> bool:
-    """Whether the program knows objects, and somebody has counted them: a recording without ground truth says -1."""
-    return objects.pres.shape[-1] > 0 and bool((test.count >= 0).all())
+    judged = _judged(objects, test)
+    kept = {} if judged["ids_kept"] is None else {"ids_kept": judged["ids_kept"]}
+    return metrics | {"count_accuracy": judged["count_accuracy"]} | kept
 
 
 def evaluate(
-    model: Program, guide: Program, test: Sequences, num_particles: tuple[int, ...] = (5, 100)
+    model: Program, guide: Program, test: Sequences, num_particles: tuple[int, ...] = (5, 100), progress: bool = False
 ) -> dict[str, Any]:
     """Counting, tracking and likelihood on held-out sequences, as plain numbers for JSON.
 
-    Where nobody knows how many objects there are, there is no counting and no tracking.
+    Draws have a seed of their own: the same programs and sequences give the same figures. Without annotations there is
+    no counting and no tracking.
 
     Args:
         model: a generative program.
         guide: its inference program.
-        test: held-out sequences.
+        test: held-out sequences, on any device.
         num_particles: the numbers K of particles of the IWAE bounds.
+        progress: whether to show a progress bar.
     """
-    objects = infer_objects(guide, test.frames)
-    likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=num_particles)
+    with isolated(_device(guide)):
+        torch.manual_seed(derive_seed("evaluation"))
+        objects = _inferred(guide, test)
+        likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=num_particles, progress=progress)
     return {
         "sequences": test.frames.shape[1],
         "frames": test.frames.shape[0],
         **(_found(objects) if objects.pres.shape[-1] else {}),
-        **(_judged(objects, test) if judgeable(objects, test) else {}),
+        **(_judged(objects, test) if _annotated(objects, test) else {}),
         **likelihood.summary(),
     }
 
 
+def _device(program: Program) -> torch.device:
+    return next(program.parameters()).device
+
+
+def _inferred(guide: Program, test: Sequences) -> Objects:
+    """One draw of the objects of all sequences, some sequences at a time on the guide's device, shape [T, B, N]."""
+    parts = [infer_objects(guide, part.frames.to(_device(guide))) for part in test.split(_SEQUENCES_AT_A_TIME)]
+    return Objects(*(torch.cat(fields, 1).cpu() for fields in zip(*parts, strict=True)))
+
+
+def _annotated(objects: Objects, test: Sequences) -> bool:
+    """Whether the program has objects and the sequences say how many there are (a count of -1: not annotated)."""
+    return objects.pres.shape[-1] > 0 and bool((test.count >= 0).all())
+
+
 def _found(objects: Objects) -> dict[str, Any]:
-    """What can be said of the objects without ground truth."""
+    """Figures that need no annotations."""
     return {
         "objects_per_frame": objects.pres.sum(-1).mean().item(),
         "discoveries_per_frame": discoveries_per_frame(objects),
@@ -88,7 +106,7 @@ def _found(objects: Objects) -> dict[str, Any]:
 
 
 def _judged(objects: Objects, test: Sequences) -> dict[str, Any]:
-    """What takes ground truth to say."""
+    """Figures that need annotations."""
     counting = count_accuracy(objects.pres, test.count)
     stability = id_stability(objects, test.count)
     height, width = test.frames.shape[-2:]
@@ -167,9 +185,9 @@ def write_pictures(
     Returns:
         The files.
     """
-    # An empty sequence makes a dull picture; the order among the others stays as it is.
+    # Sequences with objects first; otherwise in their order.
     busy = torch.argsort((test.count[0] == 0).long(), stable=True)[:12]
-    frames = test.frames[:, busy]
+    frames = test.frames[:, busy].to(_device(guide))
     files = [out / name for name in ("tracks.png", "tracks.gif", "prediction.png", "samples.png")]
     tracks = reconstruct(model, guide, frames)
     draw_tracks(frames, tracks, files[0])
@@ -181,27 +199,32 @@ def write_pictures(
 
 
 def write_report(
-    trainer: Trainer, model: Program, guide: Program, test: Sequences, given_counts: bool = False
+    run: Run, out: str | Path, sequences: int = 256, mnist: Path | None = None, progress: bool = True
 ) -> dict[str, Any]:
-    """Evaluates a training run with its averaged weights and writes metrics and pictures into its folder.
+    """Evaluates a trained run and writes `metrics.json` and pictures into its folder.
 
     Args:
-        trainer: the run, finished or not.
-        model: its generative program.
-        guide: its inference program.
-        test: held-out sequences.
-        given_counts: see :func:`write_pictures`.
+        run: the experiment, its model and its guide.
+        out: the folder of the run.
+        sequences: how many held-out sequences to evaluate on.
+        mnist: see :meth:`~pyro_sqair.experiments.Experiment.source`.
+        progress: whether to show a progress bar and print the figures.
 
     Returns:
-        The content of ``metrics.json``.
+        The content of `metrics.json`.
     """
-    with trainer.averaged_weights():
-        metrics = evaluate(model, guide, test)
-        metrics |= {"steps": trainer.step, "seconds": round(trainer.seconds, 1)}
-        with atomic_path(trainer.out / "metrics.json") as path:
-            path.write_text(json.dumps(metrics, indent=2) + "\n")
-        write_pictures(model, guide, test, trainer.out, given_counts)
-    draw_curves(trainer.out / "log.jsonl", trainer.out / "curves.png")
+    (experiment, model, guide), out = run, Path(out)
+    test = experiment.held_out(sequences, mnist=mnist)
+    last = read_log(out / "log.jsonl")[-1]
+    metrics = evaluate(model, guide, test, progress=progress)
+    metrics |= {"steps": last["step"], "seconds": round(last["seconds"], 1)}
+    with atomic_path(out / "metrics.json") as path:
+        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    files = write_pictures(model, guide, test, out, experiment.has_fixed_count_prior)
+    draw_curves(out / "log.jsonl", out / "curves.png")
+    if progress:
+        print(table(metrics))
+        print(f"pictures: {', '.join(map(str, [*files, out / 'curves.png']))}")
     return metrics
 
 
@@ -209,7 +232,7 @@ def table(metrics: Mapping[str, Any]) -> str:
     """The figures of :func:`write_report` as a small table for a terminal."""
     rows: list[tuple[str, str]] = []
     if "objects_per_frame" in metrics:
-        rows = [("objects", f"{metrics['objects_per_frame']:.2f} a frame found; nobody can say if that is right")]
+        rows = [("objects", f"{metrics['objects_per_frame']:.2f} found per frame (not annotated)")]
     if "count_accuracy" in metrics:
         counts = metrics["count_accuracy_per_frame"]
         judged = f"of the {metrics['ids_kept_of_sequences']} sequences with objects, all counted right"

@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
 
 from pyro.infer import ELBO
 
@@ -19,6 +18,8 @@ from pyro_sqair.models import (
     VRNN,
     FixedCount,
     GRUPriorConfig,
+    GuidedWalkConfig,
+    RandomWalkConfig,
     Renderer,
     conv_renderer,
     mlp_renderer,
@@ -28,30 +29,6 @@ from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolution
 from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene.objects import SceneConfig
-from pyro_sqair.scene.program import Program
-
-
-class System(Protocol):
-    """How to build a model and its guide, and what to train them with.
-
-    Attributes:
-        name: of the programs.
-    """
-
-    @property
-    def name(self) -> str: ...
-
-    def programs(self, scene: SceneConfig) -> tuple[Program, Program]:
-        """A model and its guide with fresh weights."""
-        ...
-
-    def estimator(self, num_particles: int) -> ELBO:
-        """What the paper trains them with."""
-        ...
-
-    def settings(self) -> dict[str, Any]:
-        """All of it, as plain numbers and words for JSON."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +43,7 @@ class SQAIRSystem:
             paper's learned count prior.
         convolutions: sizes of the convolutional networks (CONV-SQAIR); None for perceptrons.
         relations: what objects do to each other (R-SQAIR); None for nothing.
-        propagation: how objects are expected to go on.
+        propagation: the propagation prior.
     """
 
     hidden_size: int = 256
@@ -75,7 +52,7 @@ class SQAIRSystem:
     object_costs: tuple[float, float] | None = None
     convolutions: ConvolutionConfig | None = None
     relations: InteractionConfig | MemoryCoreConfig | None = None
-    propagation: GRUPriorConfig = field(default_factory=GRUPriorConfig)
+    propagation: GRUPriorConfig | RandomWalkConfig | GuidedWalkConfig = field(default_factory=GRUPriorConfig)
 
     name = "sqair"
 
@@ -101,11 +78,6 @@ class SQAIRSystem:
     def estimator(self, num_particles: int) -> ELBO:
         """VIMCO, as in the paper."""
         return VIMCO(num_particles)
-
-    def settings(self) -> dict[str, Any]:
-        """See :class:`System`."""
-        kinds = {"relation": type(self.relations).__name__} if self.relations else {}
-        return asdict(self) | kinds | {"prior": type(self.propagation).__name__}
 
 
 @dataclass(frozen=True)
@@ -136,10 +108,6 @@ class AIRSystem:
         """VIMCO, as SQAIR."""
         return VIMCO(num_particles)
 
-    def settings(self) -> dict[str, Any]:
-        """See :class:`System`."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class VRNNSystem:
@@ -162,10 +130,6 @@ class VRNNSystem:
         """FIVO, as in the paper."""
         return FIVO(num_particles)
 
-    def settings(self) -> dict[str, Any]:
-        """See :class:`System`."""
-        return asdict(self)
-
 
 def convolutions_for(glimpse_size: tuple[int, int]) -> ConvolutionConfig:
     """The convolutional networks of moving MNIST, with a decoder that makes glimpses of another size.
@@ -183,6 +147,9 @@ def convolutions_for(glimpse_size: tuple[int, int]) -> ConvolutionConfig:
         return pedestrian_convolutions()
     return replace(ConvolutionConfig(), decoder_start=(height // 4, width // 4))
 
+
+System = SQAIRSystem | AIRSystem | VRNNSystem
+"""How to build a model and its guide (`programs`), and the estimator that trains them (`estimator`)."""
 
 SYSTEMS: dict[str, Callable[[SQAIRSystem, tuple[int, int]], System]] = {
     "sqair": lambda sqair, glimpse: sqair,

@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 
@@ -19,20 +19,16 @@ from pyro_sqair.data import (
     MovingDigits,
     RNEMDataset,
     SequenceDataset,
-    Source,
+    Sequences,
     embedded_digits,
+    four_balls,
+    held_out,
     is_rnem,
     mnist_digits,
+    only_visible,
     open_sequences,
+    published_motion,
 )
-
-
-class Videos(Protocol):
-    """Where the sequences of an experiment come from."""
-
-    def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> Source:
-        """The sequences of a split, "train" or "test", made or held on ``device``."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -44,18 +40,22 @@ class DigitVideos:
         motion: how they move.
     """
 
-    digits: Literal["embedded", "mnist"]
-    motion: MotionConfig
+    digits: Literal["embedded", "mnist"] = "mnist"
+    motion: MotionConfig = field(default_factory=published_motion)
 
     @property
     def most_objects(self) -> int:
-        """The most that a video may hold."""
+        """The most objects in a video."""
         return self.motion.max_digits
 
     def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> MovingDigits:
-        """See :meth:`Preset.source`."""
+        """See :meth:`Experiment.source`."""
         digits: DigitImages = embedded_digits(split) if self.digits == "embedded" else mnist_digits(split, mnist)
         return MovingDigits(digits, self.motion, device)
+
+    def held_out(self, sequences: int, frames: int, seed: int, mnist: Path | None = None) -> Sequences:
+        """See :meth:`Experiment.held_out`."""
+        return held_out(self.source("test", "cpu", mnist), sequences, frames, seed)
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,20 @@ class BallVideos:
         balls: what they are like.
     """
 
-    balls: BallsConfig
+    balls: BallsConfig = field(default_factory=four_balls)
 
     @property
     def most_objects(self) -> int:
-        """The most that a video may hold."""
+        """The most objects in a video."""
         return self.balls.max_balls
 
     def source(self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None) -> BouncingBalls:
-        """See :meth:`Preset.source`."""
+        """See :meth:`Experiment.source`."""
         return BouncingBalls(self.balls, device)
+
+    def held_out(self, sequences: int, frames: int, seed: int, mnist: Path | None = None) -> Sequences:
+        """See :meth:`Experiment.held_out`; balls that cannot be seen are absent."""
+        return only_visible(held_out(self.source("test"), sequences, frames, seed))
 
 
 @dataclass(frozen=True)
@@ -93,23 +97,38 @@ class FileVideos:
     test: Path | None = None
     in_memory: bool = True
 
+    most_objects = 0  # known once the files are read; see file_experiment
+
     def path(self, split: str) -> Path:
-        """The file of a split, "train" or "test"."""
-        if split == "train":
-            return self.train
-        if self.test is not None:
-            return self.test
-        if is_rnem(self.train):
-            return self.train
-        name = "test" if self.train.stem == "train" else f"{self.train.stem}-val"
-        return self.train.with_name(name + self.train.suffix)
+        """The file of a split, "train" or "test".
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+        """
+        path = self.train
+        if split == "test" and self.test is not None:
+            path = self.test
+        elif split == "test" and not is_rnem(self.train):
+            name = "test" if self.train.stem == "train" else f"{self.train.stem}-val"
+            path = self.train.with_name(name + self.train.suffix)
+        if not path.exists():
+            option = "" if split == "train" or self.test else "; name another by --test"
+            raise FileNotFoundError(f"expected sequences to {split} on in {path}, found no such file{option}")
+        return path
 
     def source(
         self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None
     ) -> SequenceDataset | RNEMDataset:
-        """See :meth:`Preset.source`."""
-        path = self.path(split)
-        if not path.exists():
-            option = "" if split == "train" or self.test else "; name another by --test"
-            raise FileNotFoundError(f"expected sequences to {split} on in {path}, found no such file{option}")
-        return open_sequences(path, {"train": "training", "test": "test"}[split], self.in_memory, device)
+        """See :meth:`Experiment.source`."""
+        return open_sequences(self.path(split), {"train": "training", "test": "test"}[split], self.in_memory, device)
+
+    def held_out(self, sequences: int, frames: int, seed: int, mnist: Path | None = None) -> Sequences:
+        """The first sequences of the test file, as long as they are there; see :meth:`Experiment.held_out`."""
+        source = open_sequences(self.path("test"), "test", in_memory=False)
+        try:
+            return source.read(slice(sequences))
+        finally:
+            source.close()
+
+
+Videos = DigitVideos | BallVideos | FileVideos

@@ -4,11 +4,11 @@
 """Training: the loop, its curriculum and learning rate, and checkpoints that resume bit for bit."""
 
 from pyro_sqair.training.averaging import WeightAverage
-from pyro_sqair.training.checkpoint import load_checkpoint, load_weights, save_checkpoint
 from pyro_sqair.training.config import TrainingConfig, published
 from pyro_sqair.training.log import read_log
 from pyro_sqair.training.schedule import learning_rate, sequence_length, work
 from pyro_sqair.training.trainer import Outcome, Trainer
+from pyro_sqair.training.weights import load_weights, save_weights
 
 __all__ = [
     "Outcome",
@@ -16,11 +16,10 @@ __all__ = [
     "TrainingConfig",
     "WeightAverage",
     "learning_rate",
-    "load_checkpoint",
     "load_weights",
     "published",
     "read_log",
-    "save_checkpoint",
+    "save_weights",
     "sequence_length",
     "work",
 ]

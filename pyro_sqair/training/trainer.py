@@ -23,18 +23,19 @@ from pyro_sqair.data.atomic import atomic_path
 from pyro_sqair.data.randomness import capture, derive_seed, isolated, restore
 from pyro_sqair.data.sequences import Source
 from pyro_sqair.training.averaging import WeightAverage
-from pyro_sqair.training.checkpoint import FORMAT, check_same, check_weights, load_checkpoint, save_checkpoint
+from pyro_sqair.training.checkpoint import load_checkpoint, save_checkpoint
+from pyro_sqair.training.comparison import check_same, check_weights
 from pyro_sqair.training.config import TrainingConfig
 from pyro_sqair.training.interruption import Interruption
 from pyro_sqair.training.log import append_record, truncate_log
+from pyro_sqair.training.meter import Meter
 from pyro_sqair.training.progress import Progress
 from pyro_sqair.training.schedule import learning_rate, sequence_length
 from pyro_sqair.training.updater import Updater
+from pyro_sqair.training.weights import save_weights
 
 # A resumed run may differ in these: they say when things are written and how fast, not what is learned.
 _FREE = frozenset({"threads", "validate_every", "checkpoint_every"})
-# What a checkpoint holds beyond weights, and resuming needs.
-_PROGRESS = frozenset({"optimizer", "estimator", "random", "sums", "logged", "skipped", "metrics", "seconds"})
 
 
 class Outcome(enum.Enum):
@@ -45,11 +46,12 @@ class Outcome(enum.Enum):
 
 
 class Trainer:
-    """Trains a model and its guide; can be interrupted at any time, and continues as if it had not been.
+    """Trains a model and its guide; a run that was interrupted continues as if it had not been.
 
-    Into `out` go `config.json`, `log.jsonl` (a line of kind "train" every `log_every` steps, and one of kind
-    "validation") and `checkpoint.pt`. The draws of a run depend on `config.seed` alone, and leave PyTorch's
-    global generators as they were.
+    It writes into `out`: `log.jsonl`, with a line of kind "train" every `log_every` steps and one of kind
+    "validation"; `checkpoint.pt`, to resume from; `weights.safetensors`, the averaged weights; and
+    `experiment.json`, if there is one. The draws of a run depend on `config.seed` alone, and leave PyTorch's global
+    generators as they were.
 
     Args:
         model: a module that is a Pyro model, called with frames [T, B, C, H, W].
@@ -62,7 +64,8 @@ class Trainer:
         validate: called with the number of steps done, every `validate_every` steps and at the end, without
             gradients, with the averaged weights in place, and with the same random numbers every time;
             returns what to log. The progress line shows its "count_accuracy".
-        identity: what the model is, as JSON-able settings; a checkpoint belongs to one identity.
+        identity: what model and guide are, as JSON-able settings; checkpoints and weights belong to one identity.
+        experiment: the content of `experiment.json`, as JSON-able settings; None writes no such file.
         progress: whether to show a progress line.
 
     Raises:
@@ -80,6 +83,7 @@ class Trainer:
         out: Path,
         validate: Callable[[int], Mapping[str, float]] | None = None,
         identity: Mapping[str, Any] | None = None,
+        experiment: Mapping[str, Any] | None = None,
         progress: bool = True,
     ) -> None:
         try:
@@ -89,6 +93,7 @@ class Trainer:
         particles = getattr(elbo, "num_particles", config.num_particles)
         if particles != config.num_particles:
             raise ValueError(f"expected an estimator with config.num_particles={config.num_particles}, got {particles}")
+        self.experiment = experiment
         self.estimator = elbo
         self.objective = elbo(model, guide)
         self.source, self.config, self.out, self.validate = source, config, Path(out), validate
@@ -103,9 +108,7 @@ class Trainer:
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
         self._show = progress
-        # Sums of loss, gradient norm and steps taken since the last line of the log; read when it is written.
-        self._sums = torch.zeros(3, device=self.device)
-        self._logged = 0
+        self._meter = Meter(self.device)
         with isolated(self.device):
             torch.manual_seed(derive_seed("draws", config.seed))
             self._random = capture(self.device)
@@ -165,28 +168,22 @@ class Trainer:
             print(f"continuing {self.out} at step {self.step}; for a new run, remove the folder or name another")
         return self.run() is Outcome.FINISHED
 
-    def resume(self, path: Path | None = None) -> None:
-        """Takes up a run where its checkpoint left it; if the checkpoint does not fit, nothing is touched.
-
-        Args:
-            path: the checkpoint; by default, this run's own.
+    def resume(self) -> None:
+        """Takes up the run where its checkpoint left it; if the checkpoint does not fit, nothing is touched.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is damaged, or of another model or training; it says what differs.
         """
-        path = self.checkpoint if path is None else Path(path)
-        payload = load_checkpoint(path, self.identity)
-        if missing := _PROGRESS - payload.keys():
-            raise ValueError(
-                f"expected a checkpoint to resume from, got one without {sorted(missing)}: {path}; load_weights reads "
-                "one that holds weights only"
-            )
+        path = self.checkpoint
+        payload = load_checkpoint(path)
+        remedy = "for a new run, remove that folder or name another"
+        check_same(f"a checkpoint of this model ({remedy})", self.identity, payload["identity"], path)
         ours, theirs = (
             {k: v for k, v in c.items() if k not in _FREE} for c in (self.config.to_json(), payload["config"])
         )
-        check_same("training", ours, theirs, path)
-        check_weights(self.objective, payload["weights"], path)
+        check_same(f"a checkpoint of this training ({remedy})", ours, theirs, path)
+        check_weights(self.objective.state_dict(), payload["weights"], path)
         if load := getattr(self.estimator, "load_state_dict", None):
             load(payload["estimator"])
         elif payload["estimator"]:
@@ -199,7 +196,7 @@ class Trainer:
             self.average.load(payload["average"])
         self.step, self.skipped, self.metrics = payload["step"], payload["skipped"], payload["metrics"]
         self.seconds, self._random = payload["seconds"], payload["random"]
-        self._sums, self._logged = payload["sums"].to(self.device), payload["logged"]
+        self._meter.sums, self._meter.logged = payload["sums"].to(self.device), payload["logged"]
 
     @contextmanager
     def averaged_weights(self) -> Iterator[None]:
@@ -255,9 +252,7 @@ class Trainer:
         norm, finite = self.updater.update(loss, learning_rate(self.step, self.config))
         if self.average is not None:
             self.average.update(self.step)
-        taken = torch.stack([loss.detach(), norm, torch.ones_like(norm)])
-        self._sums += torch.where(finite, taken, torch.zeros_like(taken))
-        self._logged += 1
+        self._meter.add(loss, norm, finite)
         self.step += 1
 
     def _rehearse(self, frames: Tensor) -> None:
@@ -273,31 +268,27 @@ class Trainer:
                 buffer.copy_(before)
 
     def _log_training(self) -> float:
-        loss, norm, taken = self._sums.tolist()
-        skipped = self._logged - round(taken)
-        if not taken and self._logged == self.config.log_every:
+        read = self._meter.read()
+        if read.skipped == self.config.log_every:
             raise FloatingPointError(
-                f"expected a finite loss and gradient, got none in steps {self.step - self._logged} to "
+                f"expected a finite loss and gradient, got none in steps {self.step - read.skipped} to "
                 f"{self.step - 1}; a lower learning_rate or clip_norm may help"
             )
-        self.skipped += skipped
-        bound = -loss / taken if taken else float("nan")
+        self.skipped += read.skipped
         append_record(
             self.out / "log.jsonl",
             {
                 "kind": "train",
                 "step": self.step,
                 "length": sequence_length(self.step - 1, self.config),
-                "bound": bound,
-                "gradient_norm": norm / taken if taken else float("nan"),
+                "bound": read.bound,
+                "gradient_norm": read.gradient_norm,
                 "learning_rate": learning_rate(self.step - 1, self.config),
-                "skipped": skipped,
+                "skipped": read.skipped,
                 "seconds": round(self.seconds, 3),
             },
         )
-        self._sums.zero_()
-        self._logged = 0
-        return bound
+        return read.bound
 
     def _log_validation(self, validate: Callable[[int], Mapping[str, float]]) -> None:
         with isolated(self.device), torch.no_grad(), self.averaged_weights(), pyro.validation_enabled(False):
@@ -315,14 +306,13 @@ class Trainer:
 
     def _open_folder(self) -> None:
         truncate_log(self.out / "log.jsonl", self.step)
-        settings = {"model": self.identity, "training": self.config.to_json()}
-        with atomic_path(self.out / "config.json") as temporary:
-            temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        if self.experiment is not None:
+            with atomic_path(self.out / "experiment.json") as temporary:
+                temporary.write_text(json.dumps(self.experiment, indent=2) + "\n", encoding="utf-8")
 
     def _save(self) -> None:
         estimator = getattr(self.estimator, "state_dict", dict)
         payload: dict[str, Any] = {
-            "format": FORMAT,
             "identity": self.identity,
             "config": self.config.to_json(),
             "step": self.step,
@@ -331,13 +321,17 @@ class Trainer:
             "estimator": estimator(),
             "average": None if self.average is None else self.average.values,
             "random": capture(self.device),
-            "sums": self._sums,
-            "logged": self._logged,
+            "sums": self._meter.sums,
+            "logged": self._meter.logged,
             "skipped": self.skipped,
             "metrics": self.metrics,
             "seconds": self.seconds,
         }
         save_checkpoint(self.checkpoint, payload)
+        with self.averaged_weights():
+            save_weights(
+                self.out / "weights.safetensors", self.objective.model, self.objective.guide, self.identity, self.step
+            )
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pyro_sqair.data import BouncingBalls, held_out
-from pyro_sqair.experiments.presets import small_balls_preset
+from pyro_sqair.experiments import preset
 from pyro_sqair.experiments.report import simulate
 from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.spatial import where_from_boxes
@@ -21,7 +21,7 @@ SEEN, STEPS, NUM, STD = 3, 7, 6, 0.3
 
 @pytest.fixture
 def test_set():
-    balls = dataclasses.replace(small_balls_preset().videos.balls, speed=4.0)
+    balls = dataclasses.replace(preset("small-balls").videos.balls, speed=4.0)
     return held_out(BouncingBalls(balls), NUM, STEPS, seed=0)
 
 

@@ -3,8 +3,6 @@
 
 """What a system is made of follows its settings, and the settings tell systems apart."""
 
-import json
-
 import pytest
 
 from pyro_sqair.experiments.systems import SQAIRSystem
@@ -33,13 +31,3 @@ def test_dynamics(dynamics, prior, relations):
     assert model.propagation_prior.readout.bias[-7:].mean().item() == pytest.approx(-2.0, abs=0.4)
     if relations is not None:
         assert model.propagation_prior.relations is guide.propagation.relations
-
-
-def test_settings_tell_systems_apart():
-    dynamics = (GRUPriorConfig(), RandomWalkConfig(), GuidedWalkConfig(), GuidedWalkConfig(-3.0))
-    systems = [
-        SQAIRSystem(8, propagation=d, relations=r)
-        for d in dynamics
-        for r in (None, InteractionConfig(), MemoryCoreConfig())
-    ]
-    assert len({json.dumps(system.settings(), sort_keys=True) for system in systems}) == len(systems)

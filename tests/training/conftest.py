@@ -136,6 +136,7 @@ class Bench:
             self.folder / name,
             validate=own.get("validate"),
             identity=own.get("identity", {"name": "blinking"}),
+            experiment={"what": "a blinking pattern"},
             progress=False,
         )
 

@@ -14,7 +14,8 @@ from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO
 from pyro_sqair.models import SQAIR
 from pyro_sqair.scene.objects import SceneConfig
-from pyro_sqair.training import Trainer, TrainingConfig, load_checkpoint, save_checkpoint
+from pyro_sqair.training import Trainer, TrainingConfig
+from pyro_sqair.training.checkpoint import load_checkpoint
 
 SCENE = SceneConfig(num_slots=2, what_dim=2, image_size=(8, 8), glimpse_size=(4, 4))
 
@@ -72,15 +73,6 @@ def test_a_batch_that_goes_bad_later_is_named(kind: str, tmp_path: Path) -> None
     with pytest.raises(ValueError, match=f"expected .*{says}"):
         run.run()
     assert 3 <= run.step <= 4  # at once where the program breaks, else at the next line of the log
-
-
-def test_weights_alone_are_not_resumed_from(tmp_path: Path) -> None:
-    trainer(Source(), tmp_path / "run", steps=2).run()
-    payload = load_checkpoint(tmp_path / "run" / "checkpoint.pt")
-    kept = {name: payload[name] for name in ("format", "identity", "config", "step", "weights", "average")}
-    save_checkpoint(tmp_path / "weights.pt", kept)
-    with pytest.raises(ValueError, match="load_weights"):
-        trainer(Source(), tmp_path / "run").resume(tmp_path / "weights.pt")
 
 
 def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from pyro_sqair.data.randomness import derive_seed
 from pyro_sqair.infer import VIMCO
-from pyro_sqair.training import Outcome, Trainer, learning_rate, read_log, sequence_length
+from pyro_sqair.training import Outcome, Trainer, learning_rate, load_weights, read_log, sequence_length
 
 
 def weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -209,6 +209,10 @@ def test_averaged_weights_go_in_and_out(bench) -> None:
         inside = weights(trainer)
     assert not torch.equal(inside["model.pattern"], last["model.pattern"])
     assert torch.equal(inside["model.pattern"], inside["guide.pattern"])  # one parameter, two names
+    other = bench.trainer("other", pair_seed=9)
+    pair = other.objective.model, other.objective.guide
+    assert load_weights(trainer.out / "weights.safetensors", *pair, trainer.identity) == trainer.step
+    assert_identical(weights(other), inside)
     assert_identical(weights(trainer), last)
 
     without = bench.trainer("without", ema_decay=0.0)
@@ -263,8 +267,7 @@ def test_curriculum_and_log(bench) -> None:
     assert [(r["step"], r["length"]) for r in records] == [(5, 1), (10, 1), (15, 1), (20, 3)]
     assert [r["learning_rate"] for r in records] == [learning_rate(step, trainer.config) for step in (4, 9, 14, 19)]
     assert all(r["skipped"] == 0 and r["gradient_norm"] > 0 for r in records)
-    saved = json.loads((trainer.out / "config.json").read_text())
-    assert saved == {"model": {"name": "blinking"}, "training": trainer.config.to_json()}
+    assert json.loads((trainer.out / "experiment.json").read_text()) == {"what": "a blinking pattern"}
 
 
 def test_a_bad_batch_is_skipped_and_counted(bench) -> None:
@@ -318,7 +321,8 @@ def test_a_finished_run_does_nothing(bench) -> None:
     trainer = bench.trainer()
     trainer.run()
     files = {path: path.read_bytes() for path in trainer.out.iterdir()}
-    assert sorted(path.name for path in files) == ["checkpoint.pt", "config.json", "log.jsonl"]
+    written = {"checkpoint.pt", "experiment.json", "log.jsonl", "weights.safetensors"}
+    assert {path.name for path in files} == written
     drawn = len(trainer.source.lengths)
     assert trainer.run() is Outcome.FINISHED
     again = bench.trainer(pair_seed=1)
@@ -358,7 +362,7 @@ def test_a_checkpoint_that_does_not_fit_touches_nothing(bench, changes: dict[str
         other = bench.trainer(steps=6, pair=(model, guide))
     before, random = weights(other), copy.deepcopy(other._random)
     with pytest.raises(ValueError, match=re.escape(message)):
-        other.resume(saved.checkpoint)
+        other.resume()
     assert_identical(weights(other), before)
     assert_identical(other._random, random)
     assert (other.step, len(other.updater.optimizer.state)) == (0, 0)
@@ -370,7 +374,7 @@ def test_a_resumed_run_may_write_at_other_times(bench) -> None:
     with pytest.raises(ZeroDivisionError):
         saved.run()
     other = bench.trainer(checkpoint_every=3, validate_every=2, threads=1)
-    other.resume(saved.checkpoint)
+    other.resume()
     assert other.step == 8
 
 

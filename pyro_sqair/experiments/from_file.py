@@ -1,0 +1,95 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""An experiment on sequences from a file: sizes are the file's, the recipe is that of moving MNIST."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pyro_sqair.data import file_layout
+from pyro_sqair.experiments.experiment import Experiment
+from pyro_sqair.experiments.presets import preset
+from pyro_sqair.experiments.systems import SYSTEMS, SQAIRSystem
+from pyro_sqair.experiments.videos import FileVideos
+from pyro_sqair.models import GRUPriorConfig, GuidedWalkConfig
+from pyro_sqair.scene import SceneConfig
+from pyro_sqair.training import TrainingConfig
+
+_SLOTS_IF_UNKNOWN = 4
+
+
+def file_experiment(
+    videos: FileVideos,
+    num_slots: int | None = None,
+    glimpse_size: tuple[int, int] = (20, 20),
+    what_dim: int = 32,
+    hidden_size: int = 128,
+    object_costs: tuple[float, float] | None = None,
+    system: str = "sqair",
+    object_size: tuple[float, float] | None = None,
+    object_size_std: float = 0.07,
+) -> Experiment:
+    """A system on sequences from a file. Frames are not read.
+
+    Args:
+        videos: the files.
+        num_slots: the most objects N that the model can hold; None for one more than there are at a time in either
+            file, or 4 if the files do not say.
+        glimpse_size: (h, w) in pixels; about as large as an object.
+        what_dim: the dimension D of ``what``.
+        hidden_size: units of every network.
+        object_costs: see :class:`~pyro_sqair.experiments.systems.SQAIRSystem`.
+        system: a name among :data:`~pyro_sqair.experiments.systems.SYSTEMS`.
+        object_size: see :class:`~pyro_sqair.scene.SceneConfig`. The propagation prior is then a guided walk: boxes of
+            the paper's recurrent prior start with half the image's sides.
+        object_size_std: see :class:`~pyro_sqair.scene.SceneConfig`.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a file is damaged, or the two are of different sizes, or a setting does not fit the system.
+    """
+    if system not in SYSTEMS:
+        raise ValueError(f"expected a system among {sorted(SYSTEMS)}, got {system!r}")
+    if system.endswith("vrnn") and (object_costs or object_size):
+        raise ValueError(f"expected no prices or sizes of objects for {system}, which has no objects")
+    if system == "air" and object_costs:
+        raise ValueError("expected no prices of objects for air, whose number of objects is geometric")
+    paths = {split: videos.path(split) for split in ("train", "test")}
+    train, test = (file_layout(path, {"train": "training", "test": "test"}[split]) for split, path in paths.items())
+    if (train.image_size, train.channels) != (test.image_size, test.channels):
+        raise ValueError(
+            f"expected test frames of {train.image_size} pixels and {train.channels} channels, as those to train on, "
+            f"got {test.image_size} and {test.channels}"
+        )
+    most = max(train.most_objects, test.most_objects)
+    if num_slots is None:
+        num_slots = most + 1 if most > 0 else _SLOTS_IF_UNKNOWN
+    if num_slots < most:
+        fullest = paths["train" if train.most_objects == most else "test"]
+        raise ValueError(
+            f"expected at least {most} slots, for as many objects as there are at a time in {fullest}, got {num_slots}"
+        )
+    dynamics = GRUPriorConfig() if object_size is None else GuidedWalkConfig(scale_bias=-3.0)
+    sqair = SQAIRSystem(
+        hidden_size, decoder_size=256, output_scale=1.0, object_costs=object_costs, propagation=dynamics
+    )
+    sizes = train.channels, train.image_size, glimpse_size, object_size, object_size_std
+    curriculum = shortened(preset("moving-mnist").training.curriculum, train.num_frames)
+    return Experiment(
+        name=videos.train.stem,
+        videos=FileVideos(videos.train.absolute(), videos.test and videos.test.absolute(), videos.in_memory),
+        scene=SceneConfig(num_slots, what_dim, *sizes),
+        system=SYSTEMS[system](sqair, glimpse_size),
+        training=TrainingConfig(steps=5600, curriculum=curriculum, ema_decay=0.998),
+        test_frames=test.num_frames,
+    )
+
+
+def shortened(stages: Iterable[tuple[int, float]], longest: int) -> tuple[tuple[int, float], ...]:
+    """A curriculum for sequences of at most ``longest`` frames: the share of longer stages goes to the longest left."""
+    stages = tuple(stages)
+    shares = {length: 0.0 for length, _ in stages if length <= longest} or {longest: 0.0}
+    for length, share in stages:
+        shares[length if length in shares else max(shares)] += share
+    return tuple(shares.items())

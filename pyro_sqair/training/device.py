@@ -1,0 +1,29 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The device that a command is told to use."""
+
+from __future__ import annotations
+
+import torch
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Args:
+        name: "auto" for a GPU where there is one, else "cpu", "cuda", "cuda:1", ...
+
+    Raises:
+        ValueError: if PyTorch knows no such device, or does not find it here.
+    """
+    found = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if found else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"expected a device 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
+    if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= found):
+        raise ValueError(f"expected a device that PyTorch finds here, 'cpu' or one of {found} GPUs, got {name!r}")
+    return device

@@ -1,0 +1,197 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A run is trained, continued and loaded; folders and files that are none, or another's, are named."""
+
+import json
+import os
+import shutil
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import pyro_sqair
+from pyro_sqair.data import MotionConfig
+from pyro_sqair.experiments import DigitVideos, Experiment, Interrupted, SQAIRSystem
+from pyro_sqair.models import RandomWalkPrior
+from pyro_sqair.scene import SceneConfig
+from pyro_sqair.training import TrainingConfig
+from pyro_sqair.training.device import choose_device
+
+TINY = Experiment(
+    name="tiny",
+    videos=DigitVideos("embedded", MotionConfig(canvas=32, max_digits=1)),
+    scene=SceneConfig(num_slots=1, what_dim=2, image_size=(32, 32), glimpse_size=(8, 8)),
+    system=SQAIRSystem(hidden_size=4),
+    training=TrainingConfig(steps=3, batch_size=2, num_particles=2, curriculum=((2, 1.0),), ema_decay=0.5),
+    test_frames=3,
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "tiny"
+    TINY.train(out, device="cpu", progress=False)
+    return out
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of a trained run, to do harm to."""
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+def evaluate(pair: tuple[torch.nn.Module, torch.nn.Module]) -> torch.Tensor:
+    torch.manual_seed(0)
+    frames = TINY.held_out(4).frames
+    return pyro_sqair.evaluate_bounds(*pair, frames, num_particles=3).iwae.value
+
+
+class TestLoad:
+    def test_gives_the_averaged_weights_and_needs_nothing_but_two_files(self, trained: Path, tmp_path: Path) -> None:
+        for name in ("experiment.json", "weights.safetensors"):
+            shutil.copy(trained / name, tmp_path)
+        state = torch.get_rng_state()
+        experiment, model, guide = pyro_sqair.load(tmp_path)
+        assert torch.equal(torch.get_rng_state(), state)
+        assert experiment == TINY
+        assert not model.training and not guide.training
+        assert guide.discovery.encoder is model.discovery_prior.encoder
+        average = torch.load(trained / "checkpoint.pt", weights_only=True)["average"]
+        assert average and all(
+            torch.equal(dict(torch.nn.ModuleDict({"model": model, "guide": guide}).named_parameters())[name], value)
+            for name, value in average.items()
+        )
+        again = TINY.train(trained, device="cpu", progress=False)  # finished: only loaded
+        assert torch.equal(evaluate(again[1:]), evaluate((model, guide)))
+
+    def test_never_unpickles(self, run: Path) -> None:
+        torch.save(torch.nn.Linear(2, 2), run / "checkpoint.pt")  # would run code of the file's choosing
+        pyro_sqair.load(run)
+
+    def test_folders_that_are_no_runs(self, run: Path, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="expected the folder of a run, found none: .*nowhere"):
+            pyro_sqair.load(tmp_path / "nowhere")
+        with pytest.raises(FileNotFoundError, match="found a file: .*log.jsonl"):
+            pyro_sqair.load(run / "log.jsonl")
+        (run / "weights.safetensors").unlink()
+        with pytest.raises(FileNotFoundError, match=r"weights.safetensors in .*run, found \['checkpoint.pt', 'exp"):
+            pyro_sqair.load(run)
+        (tmp_path / "empty").mkdir()
+        with pytest.raises(FileNotFoundError, match="experiment.json in .*empty, found an empty folder"):
+            pyro_sqair.load(tmp_path / "empty")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            ("", "expected an experiment as JSON"),
+            ('{"format": 1, "exper', "expected an experiment as JSON"),
+            ("\ufffd\x00", "expected an experiment as JSON"),
+            ("[1, 2]", "expected an experiment with its format, got something else"),
+            ('{"training": {}}', "expected an experiment with its format, got something else"),
+            ('{"format": 2, "pyro_sqair": "9.0", "experiment": {}}', "format 1, got 2, written by pyro_sqair 9.0"),
+            ('{"format": 1, "experiment": {"type": "Preset"}}', "expected a Experiment, got 'Preset'"),
+        ],
+    )
+    def test_damaged_experiments(self, run: Path, content: str, message: str) -> None:
+        (run / "experiment.json").write_text(content)
+        with pytest.raises(ValueError, match=f"{message}.*experiment.json"):
+            pyro_sqair.load(run)
+
+    def test_an_experiment_edited_into_another_model(self, run: Path) -> None:
+        path = run / "experiment.json"
+        path.write_text(path.read_text().replace('"hidden_size": 4', '"hidden_size": 5'))
+        with pytest.raises(ValueError, match=r"weights.safetensors:\n  system.hidden_size: expected 5, got 4"):
+            pyro_sqair.load(run)
+
+    def test_weights_of_another_run(self, run: Path, tmp_path: Path) -> None:
+        other = replace(TINY, system=SQAIRSystem(hidden_size=4, object_costs=(5.0, 10.0)))
+        other.train(tmp_path / "other", device="cpu", progress=False)
+        shutil.copy(tmp_path / "other" / "weights.safetensors", run)
+        with pytest.raises(ValueError, match="system.object_costs: expected None, got"):
+            pyro_sqair.load(run)
+        (run / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:-1])
+        with pytest.raises(ValueError, match="damaged .*weights.safetensors"):
+            pyro_sqair.load(run)
+
+
+class TestTrain:
+    def test_programs_have_the_weights_of_the_seed(self) -> None:
+        state = torch.get_rng_state()
+        first, second = TINY.programs()[1].state_dict(), TINY.programs()[1].state_dict()
+        assert torch.equal(torch.get_rng_state(), state)
+        assert all(torch.equal(first[name], second[name]) for name in first)
+        third = TINY.with_training(seed=1).programs()[1].state_dict()
+        assert not all(torch.equal(first[name], third[name]) for name in first)
+
+    def test_interrupted_and_continued(self, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        sample = DigitVideos.source
+        drawn = []
+
+        def source(self: DigitVideos, *arguments: object) -> object:
+            made = sample(self, *arguments)
+
+            def interrupt(*arguments: object) -> object:
+                drawn.append(arguments)
+                if len(drawn) == 2:
+                    os.kill(os.getpid(), signal.SIGINT)
+                return type(made).sample(made, *arguments)
+
+            monkeypatch.setattr(made, "sample", interrupt) if arguments[0] == "train" else None
+            return made
+
+        monkeypatch.setattr(DigitVideos, "source", source)
+        with pytest.raises(Interrupted) as stop:
+            TINY.train(tmp_path, device="cpu", progress=False)
+        assert stop.value.code == 130
+        _, *pair = TINY.train(tmp_path, device="cpu", progress=False)
+        assert torch.equal(evaluate(pair), evaluate(pyro_sqair.load(trained)[1:]))
+
+    def test_a_folder_of_another_experiment(self, run: Path) -> None:
+        before = {path: path.read_bytes() for path in run.iterdir()}
+        slow = MotionConfig(canvas=32, max_digits=1, max_speed=1.0)
+        for other, entry in (
+            (replace(TINY, videos=DigitVideos("embedded", slow)), "videos.motion.max_speed: expected 1.0, got 10.0"),
+            (TINY.with_training(steps=4), "training.steps: expected 4, got 3"),
+            (replace(TINY, name="other"), "name: expected 'other', got 'tiny'"),
+        ):
+            with pytest.raises(ValueError, match=f"expected a run of this experiment (?s:.*){entry}"):
+                other.train(run, device="cpu", progress=False)
+        assert {path: path.read_bytes() for path in run.iterdir()} == before
+        TINY.with_training(threads=1, validate_every=2).train(run, device="cpu", progress=False)  # not what is learned
+
+    def test_a_foreign_file_is_not_replaced(self, tmp_path: Path) -> None:
+        (tmp_path / "experiment.json").write_text(json.dumps({"lab": "notes"}))
+        with pytest.raises(ValueError, match="something else in .*experiment.json"):
+            TINY.train(tmp_path, device="cpu", progress=False)
+        assert [path.name for path in tmp_path.iterdir()] == ["experiment.json"]
+
+    def test_programs_of_ones_own(self, tmp_path: Path) -> None:
+        def programs() -> tuple:
+            model, guide = TINY.programs()
+            model.propagation_prior = RandomWalkPrior(2, 6)
+            return model, guide
+
+        _, *pair = TINY.train(tmp_path, device="cpu", programs=programs(), progress=False)
+        with pytest.raises(ValueError, match="expected a model and a guide to be passed as `programs`, got none"):
+            pyro_sqair.load(tmp_path)
+        experiment, *loaded = pyro_sqair.load(tmp_path, programs=programs())
+        assert experiment == replace(TINY, custom=True)
+        assert torch.equal(evaluate(loaded), evaluate(pair))
+        with pytest.raises(ValueError, match="propagation_prior.gru.cell.bias_hh: expected"):
+            pyro_sqair.load(tmp_path, programs=TINY.programs())
+        with pytest.raises(ValueError, match="custom: expected False, got True"):
+            TINY.train(tmp_path, device="cpu", progress=False)
+
+    def test_more_objects_than_slots(self) -> None:
+        with pytest.raises(ValueError, match="expected at least 2 slots, .* got 1"):
+            replace(TINY, videos=DigitVideos("embedded", MotionConfig()))
+
+
+@pytest.mark.parametrize("name", ["gpu", "CUDA", "mps", "", "cpu:cpu", "cuda:99"])
+def test_devices_that_are_not_there(name: str) -> None:
+    with pytest.raises(ValueError, match=f"expected a device .* got '{name}'"):
+        choose_device(name)
