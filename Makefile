@@ -21,11 +21,14 @@ $(INSTALLED): setup.cfg constraints.txt
 demo: $(INSTALLED)  ## train on moving digits and draw what was found, into runs/demo
 	$(BIN)/python examples/moving_mnist.py --preset embedded-digits --out runs/demo
 
+# One process for each core, one thread in each: threads of several processes would wait for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal
+
 test: $(INSTALLED)  ## the tests that take seconds
-	$(BIN)/python -m pytest
+	$(TESTS)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(TESTS) -m slow
 
 # mypy reads no editable install, so it gets links that put models/ and guides/ where an install puts them.
 lint: $(INSTALLED)  ## style, format and types

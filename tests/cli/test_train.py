@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import pyro_sqair
 from pyro_sqair.cli import main
 from pyro_sqair.cli.train import Train
 from pyro_sqair.data import BouncingBalls, SequenceDataset, SequenceWriter, four_balls, held_out, write_sequences
-from pyro_sqair.experiments.presets import file_preset
-from pyro_sqair.experiments.videos import FileVideos
+from pyro_sqair.experiments import FileVideos, file_experiment
 from pyro_sqair.models import SizedWhere
 
 SMALL = ["--steps", "2", "--threads", "1", "--sequences", "4", "--hidden", "16", "--what-dim", "4"]
@@ -36,6 +36,9 @@ def test_trains_reports_and_continues(balls: Path, capsys: pytest.CaptureFixture
     metrics = json.loads((out / "metrics.json").read_text())
     assert metrics["steps"] == 2 and metrics["frames"] == 5 and metrics["sequences"] == 4
     assert {"tracks.png", "tracks.gif", "prediction.png", "samples.png"} <= {path.name for path in out.iterdir()}
+    experiment, _, guide = pyro_sqair.load(out)
+    assert experiment.videos.train == balls / "train.h5" and experiment.test_frames == 5
+    assert pyro_sqair.infer_objects(guide, experiment.held_out(4).frames).pres.shape == (5, 4, 5)
     assert main(arguments) == 0
     assert "continuing" in capsys.readouterr().out
     assert json.loads((out / "metrics.json").read_text())["seconds"] == metrics["seconds"]
@@ -56,10 +59,10 @@ def test_without_ground_truth_nothing_is_judged(tmp_path: Path, capsys: pytest.C
         with SequenceWriter(tmp_path / name, num_frames=5, image_size=(50, 50), max_objects=1) as writer:
             writer.append(unknown)
     assert main(["train", str(tmp_path / "film.h5"), "--out", str(tmp_path / "run"), *SMALL]) == 0
-    assert "nobody can say" in capsys.readouterr().out
+    assert "not annotated" in capsys.readouterr().out
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert "objects_per_frame" in metrics and "count_accuracy" not in metrics
-    assert file_preset(FileVideos(tmp_path / "film.h5")).scene.num_slots == 4
+    assert file_experiment(FileVideos(tmp_path / "film.h5")).scene.num_slots == 4
 
 
 def test_objects_of_a_known_size(balls: Path) -> None:
@@ -70,23 +73,23 @@ def test_objects_of_a_known_size(balls: Path) -> None:
     assert where.size.sigmoid().tolist() == pytest.approx([6 / 50, 8 / 50])
 
 
-class TestPreset:
+class TestExperiment:
     def test_sizes_are_the_file_s(self, balls: Path) -> None:
-        preset = file_preset(FileVideos(balls / "train.h5"), glimpse_size=(10, 12))
-        scene = preset.scene
+        experiment = file_experiment(FileVideos(balls / "train.h5"), glimpse_size=(10, 12))
+        scene = experiment.scene
         assert (scene.image_size, scene.channels, scene.glimpse_size) == ((50, 50), 1, (10, 12))
         assert scene.num_slots == 5  # one more than there are balls
-        assert file_preset(FileVideos(balls / "train.h5"), num_slots=7).scene.num_slots == 7
+        assert file_experiment(FileVideos(balls / "train.h5"), num_slots=7).scene.num_slots == 7
 
     def test_curriculum_ends_with_the_file_s_frames(self, balls: Path) -> None:
-        stages = file_preset(FileVideos(balls / "train.h5")).training.curriculum
+        stages = file_experiment(FileVideos(balls / "train.h5")).training.curriculum
         assert [length for length, _ in stages] == [3, 4]
         assert sum(share for _, share in stages) == pytest.approx(1.0)
 
     def test_of_fewer_frames_than_any_stage(self, tmp_path: Path) -> None:
         for name in ("train.h5", "test.h5"):
             write_sequences(tmp_path / name, BouncingBalls(four_balls()), 2, 2, 0, generator="balls", progress=False)
-        assert file_preset(FileVideos(tmp_path / "train.h5")).training.curriculum == ((2, 1.0),)
+        assert file_experiment(FileVideos(tmp_path / "train.h5")).training.curriculum == ((2, 1.0),)
 
     def test_reads_from_memory_or_disk(self, balls: Path) -> None:
         batches = []
@@ -118,12 +121,12 @@ class TestRefusals:
     def test_numbers_out_of_range_and_devices_that_are_not_there(
         self, balls: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
         for words, got in (
             (["--sequences", "0"], "got 0 and 1"),
             (["--sequences", "-1"], "got -1 and 1"),
             (["--threads", "0"], "got 4 and 0"),
-            (["--device", "cuda:1"], "got cuda:1: it finds no GPU"),
+            (["--device", "cuda:1"], "got 'cuda:1'"),
         ):
             assert main(["train", str(balls / "train.h5"), "--out", str(balls / "run"), *SMALL, *words]) == 1
             assert got in capsys.readouterr().err
