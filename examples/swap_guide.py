@@ -13,20 +13,17 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import tyro
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
 from pyro_sqair.data import held_out
+from pyro_sqair.data.atomic import atomic_path
 from pyro_sqair.experiments.presets import preset
 from pyro_sqair.experiments.report import evaluate, validate
 from pyro_sqair.guides import ImagePropagationGuide, SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.training import Trainer
-from pyro_sqair.viz import save_image
 
 COLUMNS = ("count accuracy", "identity switches", "milliseconds a step")  # validation included
 
@@ -48,14 +45,13 @@ class Arguments:
 def draw(results: dict[str, list[float]], path: Path) -> None:
     """Draws a panel for each column with a bar for each guide."""
     figure = Figure(figsize=(9, 3), dpi=120, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     values = zip(*results.values(), strict=True)
     for axes, column, heights in zip(figure.subplots(1, len(COLUMNS)), COLUMNS, values, strict=True):
         axes.bar_label(axes.bar(list(results), heights, color=["#0072B2", "#D55E00"]), fmt="%.4g")
         axes.set_title(column)
         axes.spines[["top", "right"]].set_visible(False)
-    canvas.draw()
-    save_image(Image.fromarray(np.array(canvas.buffer_rgba())[..., :3].copy()), path)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary)
 
 
 def main(args: Arguments) -> None:
