@@ -28,12 +28,13 @@ def followed_online(run: Path) -> float:
 
 @pytest.mark.slow
 def test_demo_counts_and_keeps_identities(tmp_path: Path) -> None:
-    """The numbers asked of the demo: counts right in 98 % of frames, ids kept in 98 % of matches."""
+    """Counts are right in 98 % of the frames, and 99 % of the matches of an object keep its id."""
     command = [sys.executable, str(ROOT / "examples" / "moving_mnist.py"), "--out", str(tmp_path / "demo")]
     subprocess.run(command, check=True, cwd=ROOT)
     metrics = json.loads((tmp_path / "demo" / "metrics.json").read_text())
     assert metrics["count_accuracy"] >= 0.98
-    assert metrics["ids_kept"] >= 0.98
+    assert metrics["ids_kept"] >= 0.99
+    assert metrics["objects_matched"] >= 1000
     # Nothing is discovered twice: after the first frame next to nothing is new.
     assert sum(metrics["discoveries_per_frame"][1:]) <= 0.05
     assert followed_online(tmp_path / "demo") >= 0.98

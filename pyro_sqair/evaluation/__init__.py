@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a trained model is worth: its likelihood, its counts, its tracks, its dreams."""
+"""Measures of a trained model and guide on held-out video: likelihood, counting, tracking, simulation."""
 
 from pyro_sqair.evaluation.counting import CountAccuracy, count_accuracy, discoveries_per_frame
 from pyro_sqair.evaluation.likelihood import Estimate, Likelihood, evaluate_likelihood
@@ -11,17 +11,11 @@ from pyro_sqair.evaluation.simulation import (
     rollout_error,
     simulation_likelihood,
 )
-from pyro_sqair.evaluation.tracking import (
-    IdStability,
-    TrackingScore,
-    id_stability,
-    identity_switches,
-)
+from pyro_sqair.evaluation.tracking import TrackingScore, tracking_score
 
 __all__ = [
     "CountAccuracy",
     "Estimate",
-    "IdStability",
     "Likelihood",
     "RolloutError",
     "SimulationLikelihood",
@@ -29,8 +23,7 @@ __all__ = [
     "count_accuracy",
     "discoveries_per_frame",
     "evaluate_likelihood",
-    "id_stability",
-    "identity_switches",
     "rollout_error",
     "simulation_likelihood",
+    "tracking_score",
 ]

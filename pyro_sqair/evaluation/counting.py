@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How many objects there are, and when they are discovered."""
+"""Number of objects, and frames in which they are discovered."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from pyro_sqair.scene.objects import Objects
 
 
 class CountAccuracy(NamedTuple):
-    """The share of frames whose inferred number of objects is exactly the true one.
+    """Share of frames in which the inferred number of objects equals the true one.
 
     Attributes:
-        overall: over all frames of all sequences.
-        per_frame: over all sequences, for each of the T frames.
+        overall: among all frames of all sequences.
+        per_frame: among all sequences, for each of the T frames.
     """
 
     overall: float
@@ -31,20 +31,20 @@ def count_accuracy(pres: Tensor, count: Tensor) -> CountAccuracy:
         count: true number of objects, shape [T, B].
 
     Raises:
-        ValueError: if the shapes do not fit or hold no frame.
+        ValueError: if the shapes do not fit, or there is no frame.
     """
     check_presence(pres)
     if count.shape != pres.shape[:2]:
         raise ValueError(f"expected count of shape {list(pres.shape[:2])} as pres has, got {list(count.shape)}")
-    right = ((pres > 0.5).sum(-1) == count).double()
-    return CountAccuracy(right.mean().item(), right.mean(1).tolist())
+    correct = ((pres > 0.5).sum(-1) == count).double()
+    return CountAccuracy(correct.mean().item(), correct.mean(1).tolist())
 
 
 def discoveries_per_frame(objects: Objects) -> list[float]:
-    """Mean number of objects, per sequence, whose id occurs at frame t for the first time.
+    """Mean number of objects per sequence whose id occurs for the first time in frame t.
 
-    Where all objects are there from the start, this should be their mean number at the first frame and near 0
-    afterwards; a model that drops its objects and finds them anew may count well and still track nothing.
+    If all objects are present from the start, this should be their mean number in the first frame and near 0 later. A
+    model that rediscovers its objects in every frame can count well without tracking.
 
     Args:
         objects: stacked over time, fields of shape [T, B, N, ...].
@@ -67,10 +67,10 @@ def discoveries_per_frame(objects: Objects) -> list[float]:
 
 
 def check_presence(pres: Tensor) -> None:
-    """Requires presence stacked over time.
+    """Checks the shape of presence stacked over time.
 
     Raises:
-        ValueError: if it is not of shape [T, B, N] with at least one frame and one sequence.
+        ValueError: if it is not [T, B, N] with at least one frame and one sequence.
     """
     if pres.dim() != 3 or 0 in pres.shape[:2]:
         raise ValueError(f"expected pres of shape [T, B, N] with T, B > 0, got {list(pres.shape)}")

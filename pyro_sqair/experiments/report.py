@@ -19,10 +19,9 @@ from pyro_sqair.evaluation import (
     count_accuracy,
     discoveries_per_frame,
     evaluate_likelihood,
-    id_stability,
-    identity_switches,
     rollout_error,
     simulation_likelihood,
+    tracking_score,
 )
 from pyro_sqair.experiments.experiment import Run
 from pyro_sqair.scene.objects import Objects
@@ -108,14 +107,12 @@ def _found(objects: Objects) -> dict[str, Any]:
 def _judged(objects: Objects, test: Sequences) -> dict[str, Any]:
     """Figures that need annotations."""
     counting = count_accuracy(objects.pres, test.count)
-    stability = id_stability(objects, test.count)
     height, width = test.frames.shape[-2:]
-    tracking = identity_switches(objects, test.boxes, test.ids, (height, width))
+    tracking = tracking_score(objects, test.boxes, test.ids, (height, width))
     return {
         "count_accuracy": counting.overall,
         "count_accuracy_per_frame": counting.per_frame,
-        "ids_kept": stability.fraction,
-        "ids_kept_of_sequences": stability.counted,
+        "ids_kept": tracking.ids_kept,
         "id_switches": tracking.switches,
         "objects_missed": tracking.missed,
         "objects_spurious": tracking.spurious,
@@ -235,10 +232,9 @@ def table(metrics: Mapping[str, Any]) -> str:
         rows = [("objects", f"{metrics['objects_per_frame']:.2f} found per frame (not annotated)")]
     if "count_accuracy" in metrics:
         counts = metrics["count_accuracy_per_frame"]
-        judged = f"of the {metrics['ids_kept_of_sequences']} sequences with objects, all counted right"
         rows = [
             ("count accuracy", f"{metrics['count_accuracy']:.4f}  (frame 1: {counts[0]:.3f}, last: {counts[-1]:.3f})"),
-            ("ids kept", "-" if metrics["ids_kept"] is None else f"{metrics['ids_kept']:.4f}  ({judged})"),
+            ("ids kept", "-" if metrics["ids_kept"] is None else f"{metrics['ids_kept']:.4f}"),
             ("tracking", f"{metrics['id_switches']} identity switches in {metrics['objects_matched']} matched boxes"),
         ]
     for name, value in metrics.items():

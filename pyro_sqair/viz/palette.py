@@ -1,11 +1,10 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""One colour for each object id."""
+"""The colours of object ids."""
 
-# Found by a search in CIELAB for ten colours that are bright on black and as far apart as can be, for normal
-# sight and under simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009). The first four are
-# the furthest apart.
+# Ten colours, bright on black, from a search in CIELAB that maximised their smallest distance for normal sight and
+# simulated protanopia, deuteranopia and tritanopia (Machado et al. 2009). The first four differ most.
 PALETTE: tuple[str, ...] = (
     "#00FFFF",
     "#D12E8B",
@@ -21,10 +20,10 @@ PALETTE: tuple[str, ...] = (
 
 
 def color_of(object_id: int) -> str:
-    """The colour of an object, as `#RRGGBB`: the same whenever the id is; the eleventh is the first again.
+    """The colour of an object as `#RRGGBB`; a function of the id alone that repeats after ten ids.
 
     Raises:
-        ValueError: for a negative id, which means that there is no object.
+        ValueError: if the id is negative, which marks an absent object.
     """
     if object_id < 0:
         raise ValueError(f"expected the id of a present object, at least 0, got {object_id}")

@@ -1,76 +1,115 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures of what was tracked, predicted and dreamt up: time runs to the right."""
+"""Pictures of tracked, predicted and sampled video. A box has the colour of its object's id."""
 
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
+from pyro_sqair.scene.spatial import boxes
 from pyro_sqair.tracking.rollout import Rollout
-from pyro_sqair.viz.pictures import as_outlines, as_pictures, check_rollout
-from pyro_sqair.viz.strips import Strip, arrange
+from pyro_sqair.viz.strips import Strip, animate_strips, draw_strips, make_strip
 
 
 def draw_tracks(frames: Tensor, rollout: Rollout, path: str | Path, sequences: int = 6, columns: int = 12) -> None:
-    """Draws the inputs over their reconstructions with boxes, whose colour is the object's id.
+    """Draws input frames above their reconstructions with boxes.
 
     Args:
         frames: the input, shape [T, B, C, H, W].
-        rollout: what guide and model make of it.
-        path: of the image; the format follows from the suffix.
-        sequences: draws at most so many, the first of the batch.
-        columns: draws at most so many frames, evenly spread from the first to the last.
+        rollout: reconstruction of at least as many frames.
+        path: of the image; the suffix determines the format.
+        sequences: largest number of sequences, from the start of the batch.
+        columns: largest number of frames, evenly spaced from the first to the last.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, `columns` is below 1, or the image format is unknown.
     """
-    check_rollout(rollout, frames)
-    strips = [Strip("input", as_pictures(frames[:, :sequences])), inferred(rollout, sequences, "inferred")]
-    arrange(strips, columns).save(path)
+    draw_strips(_pair(frames, rollout, sequences, ("input", "inferred")), path, columns)
+
+
+def animate_tracks(
+    frames: Tensor,
+    rollout: Rollout,
+    path: str | Path,
+    sequences: int = 6,
+    columns: int = 3,
+    zoom: int | None = None,
+    fps: float = 5.0,
+) -> None:
+    """Writes a looping GIF of input frames beside their reconstructions with boxes.
+
+    Args:
+        frames: the input, shape [T, B, C, H, W].
+        rollout: reconstruction of at least as many frames.
+        path: of the GIF.
+        sequences: largest number of sequences, from the start of the batch.
+        columns: sequences in a row.
+        zoom: pixels per pixel of a frame; None for frames about 200 pixels wide.
+        fps: frames per second.
+
+    Raises:
+        ValueError: if the shapes do not fit, the path does not end in .gif, or a number is not positive.
+    """
+    animate_strips(_pair(frames, rollout, sequences, ("input", "inferred")), path, columns, zoom, fps)
 
 
 def draw_prediction(
     frames: Tensor, rollout: Rollout, seen: int, path: str | Path, sequences: int = 4, columns: int = 12
 ) -> None:
-    """Draws the inputs over what the model infers for the first `seen` frames and imagines after them.
+    """Draws true frames above those that the model infers at first and imagines later.
 
     Args:
-        frames: what really happens, shape [T, B, C, H, W]; may stop before the rollout does.
-        rollout: inferred for the first `seen` frames, imagined from there on.
-        seen: number of frames that were shown to the guide.
-        path: of the image; the format follows from the suffix.
-        sequences: draws at most so many, the first of the batch.
-        columns: draws at most so many frames, evenly spread from the first to the last.
+        frames: the true frames, shape [T, B, C, H, W]; may be fewer than those of the rollout.
+        rollout: inferred for the first `seen` frames, imagined after them.
+        seen: number of frames shown to the guide.
+        path: of the image; the suffix determines the format.
+        sequences: largest number of sequences, from the start of the batch.
+        columns: largest number of frames, evenly spaced from the first to the last.
 
     Raises:
-        ValueError: if the shapes do not fit, or `seen` is not between 1 and the length of the rollout.
+        ValueError: if the shapes do not fit, `seen` is not between 1 and the length of the rollout, `columns` is below
+            1, or the image format is unknown.
     """
-    check_rollout(rollout, frames)
+    strips = _pair(frames, rollout, sequences, ("truth", "model"))
     if not 1 <= seen <= len(rollout.image):
         raise ValueError(f"expected seen between 1 and the rollout's length {len(rollout.image)}, got {seen}")
-    strips = [Strip("truth", as_pictures(frames[:, :sequences])), inferred(rollout, sequences, "model")]
-    arrange(strips, columns, seen).save(path)
+    draw_strips(strips, path, columns, seen)
 
 
 def draw_samples(rollout: Rollout, path: str | Path, sequences: int = 8, columns: int = 12) -> None:
-    """Draws sequences that the model made up, with the boxes of their objects; one row for each.
+    """Draws sequences generated by the model, a row each, with boxes.
 
     Args:
         rollout: drawn from the prior.
-        path: of the image; the format follows from the suffix.
-        sequences: draws at most so many, the first of the batch.
-        columns: draws at most so many frames, evenly spread from the first to the last.
+        path: of the image; the suffix determines the format.
+        sequences: largest number of sequences, from the start of the batch.
+        columns: largest number of frames, evenly spaced from the first to the last.
 
     Raises:
-        ValueError: if the shapes do not fit.
+        ValueError: if the shapes do not fit, `columns` is below 1, or the image format is unknown.
     """
-    check_rollout(rollout)
-    arrange([inferred(rollout, sequences, "sample")], columns).save(path)
+    draw_strips([_inferred(rollout, sequences, "sample")], path, columns)
 
 
-def inferred(rollout: Rollout, sequences: int, label: str) -> Strip:
-    """The images of a rollout's first sequences, with boxes over them."""
-    image = rollout.image[:, :sequences]
-    outlines = as_outlines(rollout.objects, (image.shape[-2], image.shape[-1]))
-    return Strip(label, as_pictures(image), outlines)
+def _pair(frames: Tensor, rollout: Rollout, sequences: int, labels: tuple[str, str]) -> list[Strip]:
+    """The first sequences of the frames and of the rollout, which may be longer."""
+    inferred = _inferred(rollout, sequences, labels[1])
+    expected = rollout.image.shape
+    if frames.dim() != 5 or frames.shape[1:] != expected[1:] or len(frames) > len(rollout.image):
+        raise ValueError(f"expected frames of shape {list(expected)} or fewer of them, got {list(frames.shape)}")
+    return [make_strip(labels[0], frames[:, :sequences]), inferred]
+
+
+def _inferred(rollout: Rollout, sequences: int, label: str) -> Strip:
+    """The first sequences of a rollout, with the boxes of the objects that are present."""
+    objects, image = rollout
+    if image.dim() != 5:
+        raise ValueError(f"expected rollout images of shape [T, B, C, H, W], got {list(image.shape)}")
+    if objects.pres.dim() != 3 or objects.pres.shape[:2] != image.shape[:2]:
+        expected = f"[{len(image)}, {image.shape[1]}, N]"
+        raise ValueError(f"expected objects of shape {expected}, got {list(objects.pres.shape)}")
+    corners = boxes(objects.where, (image.shape[-2], image.shape[-1]))
+    ids = torch.where(objects.pres > 0.5, objects.id, -1)
+    return make_strip(label, image[:, :sequences], corners[:, :sequences], ids[:, :sequences])

@@ -27,15 +27,15 @@ def test_count_accuracy_by_hand() -> None:
 
 def test_count_accuracy_agrees_with_a_loop() -> None:
     pres, count = torch.randint(2, (7, 11, 4)).float(), torch.randint(5, (7, 11))
-    right = [[int(pres[t, b].sum()) == int(count[t, b]) for b in range(11)] for t in range(7)]
+    correct = [[int(pres[t, b].sum()) == int(count[t, b]) for b in range(11)] for t in range(7)]
     result = count_accuracy(pres, count)
-    assert result.per_frame == pytest.approx([sum(row) / 11 for row in right])
-    assert result.overall == pytest.approx(sum(map(sum, right)) / 77)
+    assert result.per_frame == pytest.approx([sum(row) / 11 for row in correct])
+    assert result.overall == pytest.approx(sum(map(sum, correct)) / 77)
     assert 0 < result.overall < 1
 
 
 @pytest.mark.parametrize(("pres", "count"), [((2, 3), (2, 3)), ((2, 3, 4), (3, 2)), ((0, 3, 4), (0, 3))])
-def test_count_accuracy_rejects_wrong_shapes(pres: tuple[int, ...], count: tuple[int, ...]) -> None:
+def test_wrong_shapes(pres: tuple[int, ...], count: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"expected (pres|count) of shape"):
         count_accuracy(torch.zeros(pres), torch.zeros(count))
 
@@ -44,9 +44,9 @@ def test_discoveries_by_hand() -> None:
     ids = torch.tensor(
         [
             [[0, 1], [-1, -1]],
-            [[1, 0], [0, -1]],  # the first sequence swaps its slots, the second discovers one
-            [[1, 2], [1, -1]],  # each has a new one; in the first, 0 is gone
-            [[0, 2], [1, 2]],  # the first shows 0 again, which is not new; the second has a new one
+            [[1, 0], [0, -1]],  # the first sequence exchanges its slots, the second discovers 0
+            [[1, 2], [1, -1]],  # the first discovers 2 and loses 0, the second discovers 1
+            [[0, 2], [1, 2]],  # 0 returns to the first and is not new, the second discovers 2
         ]
     )
     assert discoveries_per_frame(objects_with_ids(ids)) == [1.0, 0.5, 1.0, 0.5]

@@ -1,8 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Simulation against sums written out, and against motion that is known."""
-
 import math
 
 import pytest
@@ -23,155 +21,122 @@ class TestLikelihood:
         frames, image = torch.rand(T, B, 3, 4, 6), torch.rand(T, B, 3, 4, 6)
         collisions = torch.rand(T, B, 4, 6) < 0.3
         collisions[3, 1] = False
-        found = simulation_likelihood(image, frames, collisions, 2, 0.4)
-        law = torch.distributions.Normal(image.double(), 0.4)
-        data, relational, hits = [], [], 0
+        result = simulation_likelihood(image, frames, collisions, 2, 0.4)
+        data, relational, frames_with_collision = [], [], 0
         for t in range(2, T):
             for b in range(B):
-                log_prob = law.log_prob(frames.double())[t, b].sum(0)
+                error = (frames[t, b] - image[t, b]).double() / 0.4
+                log_prob = (-0.5 * error**2 - math.log(0.4 * math.sqrt(2 * math.pi))).sum(0)
                 data.append(log_prob.sum())
                 relational.append(sum(log_prob[y, x] for y, x in collisions[t, b].nonzero().tolist()) + 0.0)
-                hits += bool(collisions[t, b].any())
-        assert found.data == pytest.approx(float(sum(data) / len(data)))
-        assert found.relational == pytest.approx(float(sum(relational) / len(relational)))
-        assert found.colliding == pytest.approx(float(sum(relational) / hits))
+                frames_with_collision += bool(collisions[t, b].any())
+        assert result.data == pytest.approx(float(sum(data) / len(data)))
+        assert result.relational == pytest.approx(float(sum(relational) / len(relational)))
+        assert result.colliding == pytest.approx(float(sum(relational) / frames_with_collision))
 
-    def test_a_perfect_prediction(self):
+    def test_perfect_prediction_without_collisions(self):
         frames = torch.rand(T, B, 1, 4, 6)
-        nothing = torch.zeros(T, B, 4, 6, dtype=torch.bool)
-        found = simulation_likelihood(frames, frames, nothing, 1, 0.3)
-        assert found.data == pytest.approx(-24 * (math.log(0.3) + 0.5 * math.log(2 * math.pi)))
-        assert found.relational == 0 and found.colliding is None
+        collisions = torch.zeros(T, B, 4, 6, dtype=torch.bool)
+        result = simulation_likelihood(frames, frames, collisions, 1, 0.3)
+        assert result.data == pytest.approx(-24 * (math.log(0.3) + 0.5 * math.log(2 * math.pi)))
+        assert result.relational == 0 and result.colliding is None
 
     @pytest.mark.parametrize(
-        ("shapes", "seen", "words"),
-        [
-            (((T, B, 1, 4, 6), (T, B, 1, 4, 5), (T, B, 4, 6)), 1, "frames of shape"),
-            (((T, B, 1, 4, 6), (T, B, 1, 4, 6), (T, B, 6, 4)), 1, "collisions of shape"),
-            (((T, B, 1, 4, 6), (T, B, 1, 4, 6), (T, B, 4, 6)), T, "seen from 0"),
-        ],
+        ("width", "collisions", "seen", "words"),
+        [(5, (4, 6), 1, "frames of shape"), (6, (6, 4), 1, "collisions of shape"), (6, (4, 6), T, "seen from 0")],
     )
-    def test_wrong_arguments(self, shapes, seen, words):
-        image, frames, collisions = (torch.zeros(shape) for shape in shapes)
+    def test_wrong_arguments(self, width, collisions, seen, words):
+        image, frames = torch.zeros(T, B, 1, 4, 6), torch.zeros(T, B, 1, 4, width)
         with pytest.raises(ValueError, match=words):
-            simulation_likelihood(image, frames, collisions.bool(), seen, 0.3)
+            simulation_likelihood(image, frames, torch.zeros(T, B, *collisions, dtype=torch.bool), seen, 0.3)
 
 
-def rollout(centres: Tensor, ids: Tensor, present: Tensor) -> Rollout:
-    """Objects with boxes of 4 pixels about centres [T, B, N, 2]."""
-    box = torch.cat([centres - 2, torch.full_like(centres, 4.0)], -1)
-    where = where_from_boxes(box, (SIDE, SIDE))
-    objects = Objects(present.float(), where, torch.zeros(*present.shape, 1), torch.where(present, ids, -1))
-    return Rollout(objects, torch.zeros(*present.shape[:2], 1, SIDE, SIDE))
+def rollout(centres: Tensor, ids: Tensor | int = 0, present: Tensor | bool = True) -> Rollout:
+    """Objects in boxes of 4 pixels around the centres, [T, B, N, 2]."""
+    shape = centres.shape[:-1]
+    ids, present = torch.as_tensor(ids).expand(shape), torch.as_tensor(present).expand(shape)
+    where = where_from_boxes(torch.cat([centres - 2, torch.full_like(centres, 4.0)], -1), (SIDE, SIDE))
+    objects = Objects(present.float(), where, torch.zeros(*shape, 1), torch.where(present, ids, -1))
+    return Rollout(objects, torch.zeros(*shape[:2], 1, SIDE, SIDE))
 
 
-def true_boxes(centres: Tensor) -> Tensor:
-    return torch.cat([centres - 3, torch.full_like(centres, 6.0)], -1)
+def truth_of(centres: Tensor) -> tuple[Tensor, Tensor]:
+    """Boxes of 6 pixels around the centres, all present."""
+    boxes = torch.cat([centres - 3, torch.full_like(centres, 6.0)], -1)
+    return boxes, torch.ones(centres.shape[:-1], dtype=torch.bool)
+
+
+TWO = torch.tensor([[6.0, 5.0], [12.0, 10.0]]).expand(T, B, 2, 2)
+TWO_IDS = torch.tensor([7, 9]).expand(T, B, 2)
 
 
 class TestRolloutError:
-    def test_distance_by_identity_whatever_the_slot(self):
-        """Two objects are off by (3, 4) and (0, 1) times the frames since the last one seen; slots swap on the way."""
-        truth = torch.tensor([[6.0, 5.0], [12.0, 10.0]]).expand(T, B, 2, 2).clone()
-        seen = 2
-        late = (torch.arange(T) - seen + 1).clamp(min=0).reshape(T, 1, 1, 1)
-        off = torch.tensor([[0.3, 0.4], [0.0, 0.1]])
-        centres = truth + late * off
-        ids = torch.tensor([7, 9]).expand(T, B, 2).clone()
+    def test_objects_are_followed_by_id_in_any_slot(self):
+        """The first object is off by 0.5 per imagined frame, the second by 0.1; they exchange their slots."""
+        frames_imagined = (torch.arange(T) - 1).clamp(min=0).reshape(T, 1, 1, 1)
+        centres, ids = TWO + frames_imagined * torch.tensor([[0.3, 0.4], [0.0, 0.1]]), TWO_IDS.clone()
         centres[3:], ids[3:] = centres[3:].flip(2), ids[3:].flip(2)
+        result = rollout_error(rollout(centres, ids), *truth_of(TWO), seen=2)
+        assert result.per_frame == pytest.approx([0.3, 0.6, 0.9], abs=1e-4)
+        assert result.overall == pytest.approx(0.6, abs=1e-4)
+        assert (result.followed, result.lost) == (4, 0.0)
+
+    def test_constant_offset_does_not_count(self):
+        centres = torch.rand(T, B, 1, 2) * 6 + 4
+        result = rollout_error(rollout(centres + torch.tensor([2.0, -1.0])), *truth_of(centres), seen=2)
+        assert result.overall < 1e-4
+
+    def test_lost_objects_remain_at_their_last_position(self):
+        centres = torch.stack([torch.arange(T) + 5.0, torch.full((T,), 9.0)], -1).reshape(T, 1, 1, 2)
+        present = (torch.arange(T) < 3).reshape(T, 1, 1)
+        result = rollout_error(rollout(centres, present=present), *truth_of(centres), seen=2)
+        assert result.per_frame == pytest.approx([0.0, 1.0, 2.0], abs=1e-4)
+        assert result.lost == 1.0
+
+    def test_true_centres_outside_are_moved_to_the_edge(self):
+        inferred, true = (torch.tensor(centre).expand(T, 1, 1, 2).clone() for centre in ([10.0, 10.0], [10.0, 10.0]))
+        inferred[1:], true[1:] = torch.tensor([19.99, 0.01]), torch.tensor([25.0, -3.0])
+        assert rollout_error(rollout(inferred), *truth_of(true), seen=1).overall < 0.02
+
+    def test_mean_of_several_rollouts(self):
+        """Errors of (0.3, 0.6), its opposite, and (0.3, 0.6) again; the third rollout loses one of two objects."""
+        off = torch.tensor([0.3, 0.6]) * (torch.arange(T) >= 2).reshape(T, 1, 1, 1)
         present = torch.ones(T, B, 2, dtype=torch.bool)
-        found = rollout_error(rollout(centres, ids, present), true_boxes(truth), present, seen)
-        assert found.per_frame == pytest.approx([0.3, 0.6, 0.9], abs=1e-4)
-        assert found.overall == pytest.approx(0.6, abs=1e-4)
-        assert (found.followed, found.lost) == (4, 0.0)
+        present[3:, :, 1] = False
+        futures = [rollout(TWO + off, TWO_IDS), rollout(TWO - off, TWO_IDS), rollout(TWO + off, TWO_IDS, present)]
+        result = rollout_error(futures, *truth_of(TWO), seen=2)
+        assert result.per_frame == pytest.approx([0.05**0.5] * 3, abs=1e-4)
+        assert (result.followed, result.lost) == (4, pytest.approx(1 / 6))
+        assert rollout_error(futures[:1], *truth_of(TWO), seen=2) == rollout_error(futures[0], *truth_of(TWO), seen=2)
 
-    def test_a_box_may_sit_beside_its_object(self):
-        truth = torch.rand(T, B, 1, 2) * 6 + 4
-        present = torch.ones(T, B, 1, dtype=torch.bool)
-        beside = truth + torch.tensor([2.0, -1.0])
-        found = rollout_error(
-            rollout(beside, torch.zeros(T, B, 1, dtype=torch.int64), present), true_boxes(truth), present, 2
-        )
-        assert found.overall < 1e-4
-
-    def test_lost_objects_count_where_they_last_were(self):
-        truth = torch.zeros(T, 1, 1, 2)
-        truth[..., 0], truth[..., 1] = torch.arange(T).reshape(T, 1, 1) + 5.0, 9.0
-        present = torch.ones(T, 1, 1, dtype=torch.bool)
-        present[3:] = False
-        found = rollout_error(
-            rollout(truth, torch.zeros(T, 1, 1, dtype=torch.int64), present),
-            true_boxes(truth),
-            torch.ones_like(present),
-            2,
-        )
-        assert found.per_frame == pytest.approx([0.0, 1.0, 2.0], abs=1e-4)
-        assert found.lost == 1.0
-
-    def test_beyond_the_edge_counts_as_the_edge(self):
-        truth = torch.tensor([25.0, -3.0]).expand(T, 1, 1, 2)
-        centres = torch.tensor([19.99, 0.01]).expand(T, 1, 1, 2)
-        present = torch.ones(T, 1, 1, dtype=torch.bool)
-        found = rollout_error(
-            rollout(centres, torch.zeros(T, 1, 1, dtype=torch.int64), present), true_boxes(truth), present, 1
-        )
-        assert found.overall < 0.02
-
-    def test_of_several_futures_the_mean_is_compared(self):
-        """Two futures are off by the same in opposite directions, a third by (0.3, 0.6); it loses one object of two."""
-        truth = torch.tensor([[6.0, 5.0], [12.0, 10.0]]).expand(T, B, 2, 2).clone()
-        ids = torch.tensor([7, 9]).expand(T, B, 2)
-        present = torch.ones(T, B, 2, dtype=torch.bool)
-        fewer = present.clone()
-        fewer[3:, :, 1] = False
-        off = torch.zeros(T, 1, 1, 2)
-        off[2:] = torch.tensor([0.3, 0.6])
-        futures = [
-            rollout(truth + off, ids, present),
-            rollout(truth - off, ids, present),
-            rollout(truth + off, ids, fewer),
-        ]
-        found = rollout_error(futures, true_boxes(truth), present, 2)
-        assert found.per_frame == pytest.approx([0.05**0.5] * 3, abs=1e-4)
-        assert (found.followed, found.lost) == (4, pytest.approx(1 / 6))
-        single = rollout_error(futures[:1], true_boxes(truth), present, 2)
-        assert single == rollout_error(futures[0], true_boxes(truth), present, 2)
-
-    def test_futures_begin_alike(self):
-        truth, present = torch.full((T, B, 1, 2), 5.0), torch.ones(T, B, 1, dtype=torch.bool)
-        ids = torch.zeros(T, B, 1, dtype=torch.int64)
-        for other in (rollout(truth, ids + 1, present), rollout(truth + 1, ids, present)):
-            with pytest.raises(ValueError, match="begin with the same objects"):
-                rollout_error([rollout(truth, ids, present), other], true_boxes(truth), present, 2)
-        with pytest.raises(ValueError, match="at least one rollout"):
-            rollout_error([], true_boxes(truth), present, 2)
-
-    def test_what_nobody_can_see_is_not_judged(self):
-        """Balls leave the frame and return. Who knows where they are makes no error, whatever their box is then."""
+    def test_absent_true_objects_are_ignored(self):
+        """Balls leave the frame and return. A box in the right place has no error while its ball is not visible."""
         balls = held_out(BouncingBalls(four_balls()), 20, 12, 0)
-        seen = only_visible(balls)
-        assert (seen.present[3] & ~seen.present[6]).any()
+        visible = only_visible(balls)
+        assert (visible.present[3] & ~visible.present[6]).any()
         corner, size = balls.boxes.split(2, -1)
-        centre = (corner + size / 2).clamp(0.01, 49.99)  # no box can have its centre outside
+        centre = (corner + size / 2).clamp(0.01, 49.99)
         where = where_from_boxes(torch.cat([centre - size / 2, size], -1), (50, 50))
-        knows = Objects(balls.present.float(), where, torch.zeros(*balls.present.shape, 1), balls.ids)
-        oracle = Rollout(knows, balls.frames)
-        found = rollout_error(oracle, seen.boxes, seen.present, 4)
-        assert found.overall < 0.05
-        absent = seen.present.clone()
+        objects = Objects(balls.present.float(), where, torch.zeros(*balls.present.shape, 1), balls.ids)
+        oracle = Rollout(objects, balls.frames)
+        assert rollout_error(oracle, visible.boxes, visible.present, seen=4).overall < 0.05
+        absent = visible.present.clone()
         absent[7] = False
         with pytest.raises(ValueError, match="present in every frame"):
-            rollout_error(oracle, seen.boxes, absent, 4)
+            rollout_error(oracle, visible.boxes, absent, seen=4)
 
     def test_wrong_arguments(self):
-        present = torch.ones(T, B, 1, dtype=torch.bool)
-        imagined = rollout(torch.full((T, B, 1, 2), 5.0), torch.zeros(T, B, 1, dtype=torch.int64), present)
-        boxes = torch.zeros(T, B, 1, 4)
-        for arguments, words in (
-            ((imagined, boxes[:-1], present[:-1], 1), "boxes_true"),
-            ((imagined, boxes, present, 0), "seen from 1"),
-            ((imagined, boxes, present, T), "seen from 1"),
-            ((imagined, boxes, ~present, 1), "expected objects to follow"),
+        centres = torch.full((T, B, 1, 2), 5.0)
+        boxes, present = truth_of(centres)
+        good = rollout(centres)
+        for rollouts, boxes_true, present_true, seen, words in (
+            (good, boxes[:-1], present[:-1], 1, "boxes_true"),
+            (good, boxes, present, 0, "seen from 1"),
+            (good, boxes, present, T, "seen from 1"),
+            (good, boxes, ~present, 1, "expected objects to follow"),
+            ([], boxes, present, 1, "at least one rollout"),
+            ([good, rollout(centres, ids=1)], boxes, present, 2, "a different id"),
+            ([good, rollout(centres + 1)], boxes, present, 2, "a different where"),
         ):
             with pytest.raises(ValueError, match=words):
-                rollout_error(*arguments)
+                rollout_error(rollouts, boxes_true, present_true, seen)

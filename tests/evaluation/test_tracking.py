@@ -5,120 +5,109 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_sqair.evaluation import (
-    IdStability,
-    TrackingScore,
-    id_stability,
-    identity_switches,
-)
+from pyro_sqair.evaluation import TrackingScore, tracking_score
 from pyro_sqair.scene.objects import Objects
-from pyro_sqair.scene.spatial import boxes
+from pyro_sqair.scene.spatial import where_from_boxes
 
 SIZE = (50, 100)  # height, width
 
-
-def where_of(box: Tensor) -> Tensor:
-    """The inverse of `pyro_sqair.scene.spatial.boxes`."""
-    size = torch.tensor([SIZE[1], SIZE[0]], dtype=box.dtype)
-    scale = box[..., 2:] / size
-    shift = 2 * (box[..., :2] + box[..., 2:] / 2) / size - 1
-    return torch.cat([scale.logit(), shift.atanh()], -1)
-
-
-def scene(ids: list, box: Tensor | None = None) -> Objects:
-    """Objects with the given ids, [T, B, N], present where these are not -1, in the given boxes."""
-    names = torch.tensor(ids)
-    where = torch.zeros(*names.shape, 4) if box is None else where_of(box)
-    return Objects(pres=(names >= 0).float(), where=where, what=torch.zeros(*names.shape, 1), id=names)
-
-
-# Two objects far apart, standing still for four frames: left, top, width, height.
+# Two objects far apart that do not move for four frames: left, top, width, height.
 HOME = torch.tensor([[10.0, 10.0, 20.0, 20.0], [60.0, 20.0, 20.0, 20.0]]).expand(4, 1, 2, 4)
 TRUE_IDS = torch.tensor([[[0, 1]]]).expand(4, 1, 2)
 
 
-def test_id_stability_by_hand() -> None:
-    ids = [
-        # kept, swapped slots, renamed, wrong count, empty, an object too many at the end, comes and goes
-        [[0, 1], [0, 1], [0, -1], [0, -1], [-1, -1], [0, -1], [0, -1]],
-        [[0, 1], [1, 0], [0, -1], [0, -1], [-1, -1], [0, -1], [0, 1]],
-        [[0, 1], [0, 1], [1, -1], [0, -1], [-1, -1], [0, 1], [0, -1]],
-    ]
-    count = torch.tensor([[2, 2, 1, 2, 0, 1, 1], [2, 2, 1, 2, 0, 1, 2], [2, 2, 1, 2, 0, 1, 1]])
-    result = id_stability(scene(ids), count)
-    assert result == IdStability(kept=2, counted=3)
-    assert result.fraction == pytest.approx(2 / 3)
+def scene(ids: list, box: Tensor = HOME) -> Objects:
+    """Objects with the given ids, [T, B, N], present where these are not -1, in the given boxes."""
+    names = torch.tensor(ids)
+    return Objects((names >= 0).float(), where_from_boxes(box, SIZE), torch.zeros(*names.shape, 1), names)
 
 
-def test_id_stability_of_nothing_is_unknown() -> None:
-    result = id_stability(scene([[[-1, -1]]]), torch.tensor([[0]]))
-    assert result == IdStability(kept=0, counted=0)
-    assert result.fraction is None
-
-
-def test_boxes_of_these_tests_are_where_they_should_be() -> None:
-    torch.testing.assert_close(boxes(where_of(HOME), SIZE), HOME)
-
-
-def test_perfect_tracking_in_whatever_slots() -> None:
+def test_perfect_tracking_in_any_slots() -> None:
     ids = [[[3, 5]], [[5, 3]], [[3, 5]], [[5, 3]]]
     box = torch.stack([HOME[t].flip(-2) if t % 2 else HOME[t] for t in range(4)])
-    result = identity_switches(scene(ids, box), HOME, TRUE_IDS, SIZE)
-    assert result[:4] == (0, 8, 0, 0)
+    result = tracking_score(scene(ids, box), HOME, TRUE_IDS, SIZE)
+    assert result[:5] == (8, 0, 0, 6, 0)
     assert result.mean_iou == pytest.approx(1.0, abs=1e-5)
+    assert result.ids_kept == 1.0
 
 
-def test_switches_by_hand() -> None:
-    # The first object is renamed at frame 2 and at frame 3; the second is lost at frame 2 and found again.
-    ids = [[[0, 1]], [[0, 1]], [[2, -1]], [[0, 1]]]
-    result = identity_switches(scene(ids, HOME), HOME, TRUE_IDS, SIZE)
-    assert result[:4] == (2, 7, 1, 0)
+@pytest.mark.parametrize(
+    ("ids", "matched", "missed", "rematched", "switches"),
+    [
+        # The first object changes its id in frames 2 and 3; the second is lost in frame 2 and found again.
+        ([[[0, 1]], [[0, 1]], [[2, -1]], [[0, 1]]], 7, 1, 5, 2),
+        # The second object has another id after a gap of two frames.
+        ([[[0, 1]], [[0, -1]], [[0, -1]], [[0, 2]]], 6, 2, 4, 1),
+        # The two objects exchange their ids.
+        ([[[0, 1]], [[0, 1]], [[1, 0]], [[1, 0]]], 8, 0, 6, 2),
+    ],
+)
+def test_switches_by_hand(ids: list, matched: int, missed: int, rematched: int, switches: int) -> None:
+    result = tracking_score(scene(ids), HOME, TRUE_IDS, SIZE)
+    assert result[:5] == (matched, missed, 0, rematched, switches)
+    assert result.ids_kept == pytest.approx(1 - switches / rematched)
 
 
-def test_a_gap_does_not_hide_a_switch() -> None:
-    ids = [[[0, 1]], [[0, -1]], [[0, -1]], [[0, 2]]]
-    assert identity_switches(scene(ids, HOME), HOME, TRUE_IDS, SIZE)[:4] == (1, 6, 2, 0)
-
-
-def test_swapped_ids_are_two_switches() -> None:
-    ids = [[[0, 1]], [[0, 1]], [[1, 0]], [[1, 0]]]
-    assert identity_switches(scene(ids, HOME), HOME, TRUE_IDS, SIZE).switches == 2
+@pytest.mark.parametrize(
+    ("ids", "matched", "missed", "spurious", "rematched", "switches", "ids_kept"),
+    [
+        # A new id for the object that enters; the old id for the object that returns.
+        ([[[0, -1]], [[0, 1]], [[-1, 1]], [[0, 1]]], 6, 0, 0, 4, 0, 1.0),
+        # A new id for the object that returns: one switch in four.
+        ([[[0, -1]], [[0, 1]], [[-1, 1]], [[2, 1]]], 6, 0, 0, 4, 1, 0.75),
+        # The object that returns takes the id of the other, which is discovered anew.
+        ([[[0, -1]], [[0, 1]], [[-1, 1]], [[1, 2]]], 6, 0, 0, 4, 2, 0.5),
+        # Boxes remain where the objects are absent. They are spurious and keep nothing.
+        ([[[0, 1]], [[0, 1]], [[0, 1]], [[0, 1]]], 6, 0, 2, 4, 0, 1.0),
+        # A different id in every frame.
+        ([[[0, -1]], [[1, 2]], [[-1, 3]], [[4, 5]]], 6, 0, 0, 4, 4, 0.0),
+        # Each object is found only once, so no match can keep an id.
+        ([[[0, -1]], [[-1, 1]], [[-1, -1]], [[-1, -1]]], 2, 4, 0, 0, 0, None),
+    ],
+)
+def test_objects_that_enter_leave_and_return(
+    ids: list, matched: int, missed: int, spurious: int, rematched: int, switches: int, ids_kept: float | None
+) -> None:
+    """The first object is absent in frame 2 and returns; the second enters in frame 1."""
+    true_ids = torch.tensor([[[7, -1]], [[7, 4]], [[-1, 4]], [[7, 4]]])
+    result = tracking_score(scene(ids), HOME, true_ids, SIZE)
+    assert result[:5] == (matched, missed, spurious, rematched, switches)
+    assert result.ids_kept == ids_kept
 
 
 def test_sequences_do_not_share_their_ids() -> None:
-    ids = [[[0, 1], [1, 0]]] * 4
-    both = identity_switches(
-        scene(ids, HOME.expand(4, 2, 2, 4)), HOME.expand(4, 2, 2, 4), TRUE_IDS.expand(4, 2, 2), SIZE
-    )
-    assert both[:4] == (0, 16, 0, 0)
+    both = HOME.expand(4, 2, 2, 4)
+    result = tracking_score(scene([[[0, 1], [1, 0]]] * 4, both), both, TRUE_IDS.expand(4, 2, 2), SIZE)
+    assert result[:5] == (16, 0, 0, 12, 0)
 
 
-def test_what_is_out_of_reach_is_missed_and_spurious() -> None:
-    far = HOME + torch.tensor([0.0, 10.5, 0.0, 0.0])  # the reach is a fifth of 50 pixels
+def test_pairs_out_of_reach_are_missed_and_spurious() -> None:
+    """The reach is a fifth of 50 pixels."""
+    far, near = (HOME + torch.tensor([0.0, offset, 0.0, 0.0]) for offset in (10.5, 9.5))
     ids = [[[0, 1]]] * 4
-    assert identity_switches(scene(ids, far), HOME, TRUE_IDS, SIZE) == TrackingScore(0, 0, 8, 8, None)
-    near = HOME + torch.tensor([0.0, 9.5, 0.0, 0.0])
-    result = identity_switches(scene(ids, near), HOME, TRUE_IDS, SIZE)
-    assert result[:4] == (0, 8, 0, 0)
+    result = tracking_score(scene(ids, far), HOME, TRUE_IDS, SIZE)
+    assert result == TrackingScore(0, 8, 8, 0, 0, None)
+    assert result.ids_kept is None
+    result = tracking_score(scene(ids, near), HOME, TRUE_IDS, SIZE)
+    assert result[:5] == (8, 0, 0, 6, 0)
     assert result.mean_iou == pytest.approx(10.5 / 29.5, abs=1e-5)
 
 
 def test_as_many_pairs_as_possible() -> None:
-    # On a line: inferred at 0 and 8, true at 8 and 17. The closest pair alone would leave two over.
+    """Inferred at 0 and 8 on a line, true at 8 and 17. Matching the closest pair first would leave the others apart."""
     inferred = torch.tensor([[[[20.0, 10.0, 10.0, 10.0], [28.0, 10.0, 10.0, 10.0]]]])
     true = torch.tensor([[[[28.0, 10.0, 10.0, 10.0], [37.0, 10.0, 10.0, 10.0]]]])
-    result = identity_switches(scene([[[0, 1]]], inferred), true, torch.tensor([[[0, 1]]]), SIZE)
-    assert result.matched == 2
+    assert tracking_score(scene([[[0, 1]]], inferred), true, torch.tensor([[[0, 1]]]), SIZE).matched == 2
 
 
-def test_no_objects_at_all() -> None:
-    result = identity_switches(scene([[[-1, -1]]] * 4), HOME, torch.full((4, 1, 2), -1), SIZE)
-    assert result == TrackingScore(0, 0, 0, 0, None)
+@pytest.mark.parametrize("num_true", [0, 2])
+def test_no_objects(num_true: int) -> None:
+    true_ids = torch.full((4, 1, num_true), -1)
+    result = tracking_score(scene([[[-1, -1]]] * 4), HOME[:, :, :num_true], true_ids, SIZE)
+    assert result == TrackingScore(0, 0, 0, 0, 0, None)
 
 
 @pytest.mark.parametrize("ids_shape", [(4, 2), (3, 1, 2), (4, 1, 3)])
 def test_wrong_shapes(ids_shape: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="expected"):
-        identity_switches(scene([[[0, 1]]] * 4, HOME), HOME, torch.zeros(ids_shape), SIZE)
-    with pytest.raises(ValueError, match="expected count of shape"):
-        id_stability(scene([[[0, 1]]] * 4), torch.zeros(ids_shape))
+    with pytest.raises(ValueError, match=r"expected (ids_true|boxes_true) of shape"):
+        tracking_score(scene([[[0, 1]]] * 4), HOME, torch.zeros(ids_shape), SIZE)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A blinking pattern in noise: the smallest video with something to find, and a pair that learns it."""
+"""A minimal video, a pattern that blinks in noise, and a model and guide that learn it."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -30,9 +30,9 @@ class Blink(NamedTuple):
 
 
 class Blinking:
-    """The pattern is there in half of the frames.
+    """The pattern is present in half of the frames.
 
-    A hook runs when its draw, counted from 0, is made, and may return other frames.
+    The hook with key i is called with the frames of draw i, counted from 0, and may return others in their place.
     """
 
     def __init__(self, device: torch.device, hooks: dict[int, Hook] | None = None) -> None:
@@ -41,9 +41,9 @@ class Blinking:
         self.lengths: list[int] = []
 
     def sample(self, batch: int, length: int, generator: torch.Generator) -> Blink:
-        there = torch.rand(length, batch, 1, generator=generator, device=self.device) < 0.5
+        present = torch.rand(length, batch, 1, generator=generator, device=self.device) < 0.5
         noise = torch.randn(length, batch, 4, generator=generator, device=self.device)
-        frames = (there * PATTERN.to(self.device) + 0.1 * noise).reshape(length, batch, 1, 2, 2)
+        frames = (present * PATTERN.to(self.device) + 0.1 * noise).reshape(length, batch, 1, 2, 2)
         if hook := self.hooks.get(len(self.lengths)):
             frames = frames if (changed := hook(frames)) is None else changed
         self.lengths.append(length)
@@ -70,7 +70,7 @@ class Model(PyroModule):
 
 
 class Guide(PyroModule):
-    """Amortised; sees the model's own pattern, so that the two share a parameter."""
+    """Amortised. It reads the model's pattern, so the two share a parameter."""
 
     def __init__(self, model: Model) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class Guide(PyroModule):
 
 
 def pair(seed: int = 0) -> tuple[Model, Guide]:
-    """A model and its guide with the initial weights of this seed."""
+    """A model and its guide, initialised with this seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Model()
@@ -96,13 +96,13 @@ def pair(seed: int = 0) -> tuple[Model, Guide]:
 
 
 class Bench:
-    """Makes trainers of the blinking pattern in a folder of their own."""
+    """Makes trainers of the blinking pattern, each in its own folder."""
 
     def __init__(self, folder: Path, device: torch.device) -> None:
         self.folder, self.device = folder, device
 
     def config(self, **changes: Any) -> TrainingConfig:
-        """A run of 24 steps whose intervals do not divide one another."""
+        """A configuration of 24 steps with intervals that are not multiples of each other."""
         defaults: dict[str, Any] = {
             "steps": 24,
             "batch_size": 4,
@@ -121,7 +121,7 @@ class Bench:
     def trainer(
         self, name: str = "run", hooks: dict[int, Hook] | None = None, pair_seed: int = 0, **changes: Any
     ) -> Trainer:
-        """A trainer in the folder `name`; changes go to the trainer or else into its configuration."""
+        """A trainer in the folder `name`. Changes are arguments of the trainer or fields of its configuration."""
         own = {k: changes.pop(k) for k in ("validate", "identity", "elbo", "pair", "source") if k in changes}
         model, guide = own.get("pair") or pair(pair_seed)
         model, guide = model.to(self.device), guide.to(self.device)

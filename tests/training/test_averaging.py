@@ -1,13 +1,14 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
+import pytest
 import torch
 from torch import nn
 
 from pyro_sqair.training import WeightAverage
 
 
-def test_average_against_the_sum_written_out() -> None:
+def test_average_against_the_explicit_sum() -> None:
     """a_n = Π_i d_i · w_init + Σ_i (1 − d_i) Π_{j>i} d_j · w_i, in float64."""
     weight = nn.Parameter(torch.randn(5, dtype=torch.float64))
     history = [weight.detach().clone()]
@@ -30,22 +31,19 @@ def test_average_against_the_sum_written_out() -> None:
     assert decays[-1] == 12 / 21
 
 
-def test_swapping_goes_both_ways_even_after_an_error() -> None:
+def test_weights_are_swapped_back_after_an_error() -> None:
     weight = nn.Parameter(torch.tensor([1.0, 2.0]))
     average = WeightAverage({"w": weight}, decay=0.5)
     with torch.no_grad():
         weight.fill_(7.0)
-    try:
-        with average.swapped_in():
-            assert weight.tolist() == [1.0, 2.0]
-            raise RuntimeError
-    except RuntimeError:
-        pass
+    with pytest.raises(RuntimeError), average.swapped_in():
+        assert weight.tolist() == [1.0, 2.0]
+        raise RuntimeError
     assert weight.tolist() == [7.0, 7.0]
     assert average.values["w"].tolist() == [1.0, 2.0]
 
 
-def test_the_first_update_nearly_forgets_the_initial_weights() -> None:
+def test_first_update_keeps_a_tenth_of_the_initial_weights() -> None:
     weight = nn.Parameter(torch.zeros(1))
     average = WeightAverage({"w": weight}, decay=0.999)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Bad input to a training run: it is named before any file is touched, and before hours are lost."""
+"""Invalid frames, and checkpoints that cannot be resumed, are reported before they do damage."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
 
 
 class Source:
-    """Random frames, spoilt from some draw on."""
+    """Random frames, invalid from draw `start` on."""
 
     def __init__(self, bad: Tensor | float = 0.5, start: int = 10**9) -> None:
         self.device = torch.device("cpu")
@@ -57,7 +57,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_bad_first_batch_leaves_files_as_they_were(kind: str, tmp_path: Path) -> None:
+def test_invalid_first_batch_changes_no_file(kind: str, tmp_path: Path) -> None:
     (tmp_path / "log.jsonl").write_text('{"kind": "train", "step": 20}\n')
     bad, says = BAD[kind]
     with pytest.raises(ValueError, match=f"expected .*{says}"):
@@ -67,16 +67,16 @@ def test_a_bad_first_batch_leaves_files_as_they_were(kind: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_a_batch_that_goes_bad_later_is_named(kind: str, tmp_path: Path) -> None:
+def test_later_invalid_batch_is_reported(kind: str, tmp_path: Path) -> None:
     bad, says = BAD[kind]
     run = trainer(Source(bad, start=3), tmp_path)
     with pytest.raises(ValueError, match=f"expected .*{says}"):
         run.run()
-    assert 3 <= run.step <= 4  # at once where the program breaks, else at the next line of the log
+    assert 3 <= run.step <= 4  # in the step where the program fails, else at the next log record
 
 
-def test_damaged_checkpoints_are_named(tmp_path: Path) -> None:
-    """Whatever byte is flipped: the file loads as it was, or the error names it."""
+def test_damaged_checkpoints_are_reported(tmp_path: Path) -> None:
+    """After one flipped bit the file can be loaded, or the error names it."""
     trainer(Source(), tmp_path / "run", steps=1).run()
     whole = (tmp_path / "run" / "checkpoint.pt").read_bytes()
     generator = torch.Generator().manual_seed(0)

@@ -40,7 +40,7 @@ from pyro_sqair.training.schedule import learning_rate, stage_bounds
         ("learning_rate_changes", ((5, 1.0), (5, 0.1)), "with steps that increase"),
     ],
 )
-def test_impossible_settings_are_named(field: str, value: Any, message: str) -> None:
+def test_invalid_settings(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainingConfig(**{field: value})
 
@@ -51,7 +51,7 @@ def test_json_round_trip() -> None:
 
 
 def test_published_recipe() -> None:
-    """Lengths 3 to 10, one more every 100k steps; the rate falls after 400k (Kosiorek et al. 2018, D.1)."""
+    """Lengths 3 to 10, increased every 100k steps; the learning rate falls after 400k (Kosiorek et al. 2018, D.1)."""
     config = published()
     assert stage_bounds(config) == [*range(0, 800_000, 100_000), 1_000_000]
     assert [sequence_length(step, config) for step in (0, 99_999, 100_000, 699_999, 700_000, 999_999)] == [

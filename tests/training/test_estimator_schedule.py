@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""An estimator with a schedule of its own is resumed with the run."""
+"""The schedule of an estimator is resumed with the run."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ def warmup(steps: int = 15) -> RenyiWarmup:
     return RenyiWarmup(VIMCO(2), steps=steps)
 
 
-def test_a_resumed_warm_up_is_as_if_never_interrupted(bench) -> None:
+def test_resumed_warm_up_equals_an_uninterrupted_one(bench) -> None:
     whole = bench.trainer("whole", elbo=warmup())
     assert whole.run() is Outcome.FINISHED
     assert whole.estimator.step == 24
@@ -47,7 +47,7 @@ def test_a_resumed_warm_up_is_as_if_never_interrupted(bench) -> None:
         (lambda: VIMCO(2), lambda: warmup(), "expected the state of a warm-up with"),
     ],
 )
-def test_another_schedule_is_refused_and_nothing_touched(bench, saved, other, words) -> None:
+def test_resuming_another_schedule_fails_and_changes_nothing(bench, saved, other, words) -> None:
     first = bench.trainer("run", elbo=saved())
     first.run()
     second = bench.trainer("run", elbo=other(), pair_seed=3)

@@ -11,7 +11,7 @@ from pyro_sqair.training.interruption import Interruption
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_asks_and_the_second_aborts(number: int) -> None:
+def test_first_signal_requests_a_stop_and_second_aborts(number: int) -> None:
     before = {n: signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)}
     with pytest.raises(KeyboardInterrupt), Interruption() as interruption:
         assert not interruption.requested
@@ -21,7 +21,7 @@ def test_the_first_asks_and_the_second_aborts(number: int) -> None:
     assert {n: signal.getsignal(n) for n in before} == before
 
 
-def test_handlers_are_put_back_after_an_error() -> None:
+def test_handlers_are_restored_after_an_error() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(RuntimeError), Interruption():
         assert signal.getsignal(signal.SIGTERM) != before
@@ -29,7 +29,7 @@ def test_handlers_are_put_back_after_an_error() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_other_threads_are_left_alone() -> None:
+def test_other_threads_do_not_handle_signals() -> None:
     seen = []
 
     def work() -> None:

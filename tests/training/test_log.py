@@ -9,7 +9,7 @@ import pytest
 from pyro_sqair.training.log import append_record, read_log, truncate_log
 
 
-def test_records_come_back_in_order(tmp_path: Path) -> None:
+def test_records_are_read_in_order_and_non_finite_numbers_as_null(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     append_record(path, {"step": 1, "bound": 0.1 + 0.2})
     append_record(path, {"step": 2, "bound": float("nan"), "best": float("inf"), "kind": "train"})
@@ -19,12 +19,12 @@ def test_records_come_back_in_order(tmp_path: Path) -> None:
     ]
 
 
-def test_truncation_keeps_what_was_logged_up_to_the_step(tmp_path: Path) -> None:
+def test_truncation_keeps_records_up_to_the_step(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     for step in (2, 4, 4, 6):
         append_record(path, {"step": step, "x": step / 3})
     with path.open("a") as file:
-        file.write('{"step": 8, "bou')  # the power went
+        file.write('{"step": 8, "bou')  # an incomplete line, as after a power failure
     assert [record["step"] for record in read_log(path)] == [2, 4, 4, 6]
     truncate_log(path, 4)
     assert path.read_text().splitlines() == [json.dumps({"step": s, "x": s / 3}) for s in (2, 4, 4)]
@@ -33,7 +33,7 @@ def test_truncation_keeps_what_was_logged_up_to_the_step(tmp_path: Path) -> None
     assert [file.name for file in tmp_path.iterdir()] == ["log.jsonl"]
 
 
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+def test_damaged_line_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\nnonsense\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"got 'nonsense' in .*log.jsonl:2"):

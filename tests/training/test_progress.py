@@ -9,10 +9,10 @@ from pyro_sqair.training import TrainingConfig
 from pyro_sqair.training.progress import Progress
 
 
-def test_the_time_left_counts_frames_and_not_steps(
+def test_remaining_time_is_proportional_to_frames(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """200 steps of 3 frames and 100 of 6: after 150 steps, 450 of 1200 frames are done."""
+    """200 steps of 3 frames and 100 of 6: 150 steps are 450 of 1200 frames."""
     clock = iter([1000.0, 1090.0])
     config = TrainingConfig(steps=300, curriculum=((3, 0.5), (6, 0.5)))
     with monkeypatch.context() as patch:
@@ -22,12 +22,12 @@ def test_the_time_left_counts_frames_and_not_steps(
             progress.advance()
         progress.describe(step=150, length=3, bound=612.345, count=0.9791)
     progress.close()
-    # 90 s for 450 frames leave 150 s for 750.
+    # 90 s for 450 frames: 150 s for the other 750.
     assert "150/300" in (shown := capsys.readouterr().err)
     assert "bound=612.3 count=0.979 length=3 eta=02:30" in shown
 
 
-def test_a_resumed_run_counts_from_where_it_began(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_measures_only_its_own_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 10.0])
     config = TrainingConfig(steps=300, curriculum=((3, 0.5), (6, 0.5)))
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
@@ -36,7 +36,7 @@ def test_a_resumed_run_counts_from_where_it_began(monkeypatch: pytest.MonkeyPatc
     assert progress._remaining(250) == "00:10"
 
 
-def test_silence(capsys: pytest.CaptureFixture[str]) -> None:
+def test_hidden_progress_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     progress = Progress(TrainingConfig(), step=0, shown=False)
     progress.advance()
     progress.describe(1, 3, 0.0, None)

@@ -23,22 +23,18 @@ def test_warm_up_is_linear_then_half_a_cosine() -> None:
     assert rates[6] == pytest.approx(0.2 + 0.4 * (1 + math.cos(0.2 * math.pi)), abs=1e-15)
 
 
-def test_cosine_runs_over_work_not_steps() -> None:
-    """Ten steps of length 1, then five of length 2: the first of the long ones begins half way through the work."""
+def test_cosine_is_a_function_of_work() -> None:
+    """Eleven steps of length 1, then five of length 2; the first is the warm-up."""
     config = TrainingConfig(
-        steps=16,
-        warmup_steps=1,
-        learning_rate=1.0,
-        final_learning_rate=0.5,
-        curriculum=((1, 0.5), (2, 0.5)),
+        steps=16, warmup_steps=1, learning_rate=1.0, final_learning_rate=0.5, curriculum=((1, 0.5), (2, 0.5))
     )
     assert [sequence_length(step, config) for step in range(16)] == [1] * 11 + [2] * 5
-    # From step 1 to step 15 there are 10 frames in short steps and 8 in long ones.
+    # Between steps 1 and 15 there are 10 frames in short steps and 8 in long ones.
     assert learning_rate(11, config) == pytest.approx(0.5 + 0.25 * (1 + math.cos(math.pi * 10 / 18)), abs=1e-15)
     assert learning_rate(15, config) == pytest.approx(0.5, abs=1e-15)
 
 
-def test_equal_rates_are_constant() -> None:
+def test_constant_rate() -> None:
     config = TrainingConfig(steps=9, warmup_steps=0, learning_rate=0.3, final_learning_rate=0.3)
     assert {learning_rate(step, config) for step in range(9)} == {0.3}
 
@@ -48,13 +44,13 @@ def test_warm_up_longer_than_the_run() -> None:
     assert [learning_rate(step, config) for step in range(3)] == [0.1, 0.2, 0.3]
 
 
-def test_changes_take_the_place_of_the_cosine() -> None:
+def test_changes_replace_the_cosine() -> None:
     config = TrainingConfig(steps=8, warmup_steps=2, learning_rate=1.0, learning_rate_changes=((3, 0.5), (6, 0.1)))
     assert [learning_rate(step, config) for step in range(8)] == [0.5, 1, 1, 0.5, 0.5, 0.5, 0.1, 0.1]
 
 
-def test_shares_are_of_the_compute() -> None:
-    """Half of the compute each: sequences twice as long get half as many steps."""
+def test_shares_are_fractions_of_the_compute() -> None:
+    """With half of the compute each, sequences twice as long get half as many steps."""
     config = TrainingConfig(steps=300, curriculum=((3, 0.5), (6, 0.5)))
     lengths = [sequence_length(step, config) for step in range(300)]
     assert lengths == [3] * 200 + [6] * 100
@@ -67,11 +63,11 @@ def test_curriculum_covers_every_step_in_order(steps: int) -> None:
     lengths = [sequence_length(step, config) for step in range(steps)]
     assert lengths == sorted(lengths)
     assert [work(step, config) for step in range(steps + 1)] == [sum(lengths[:step]) for step in range(steps + 1)]
-    # Every stage ends at the step nearest to where its share of the compute does.
+    # A stage ends at the step nearest to the end of its share of the compute.
     for length, share in SHARES:
         assert abs(lengths.count(length) * length - share * sum(lengths)) <= 2 * 10 + 1e-9
 
 
-def test_stages_start_where_they_should() -> None:
+def test_stage_bounds() -> None:
     """Steps in proportion to .4/3 : .15/4 : .2/6 : .25/10 = 320 : 90 : 80 : 60."""
     assert stage_bounds(TrainingConfig(steps=5500, curriculum=SHARES)) == [0, 3200, 4100, 4900, 5500]

@@ -15,7 +15,7 @@ OPTIMIZERS = pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 
 
 def state(updater: Updater) -> list[Tensor]:
-    """Weights, and all that the optimiser remembers of each."""
+    """Weights and the state of the optimiser."""
     moments = [tensor for entry in updater.optimizer.state.values() for _, tensor in sorted(entry.items())]
     return [tensor.detach().clone() for tensor in [*updater.parameters, *moments]]
 
@@ -26,7 +26,7 @@ def updater_of(weights: list[nn.Parameter], **changes: Any) -> Updater:
 
 @OPTIMIZERS
 @pytest.mark.parametrize("poison", ["gradient", "loss"])
-def test_what_is_not_finite_leaves_weights_and_moments_alone(optimizer: str, poison: str) -> None:
+def test_non_finite_update_changes_nothing(optimizer: str, poison: str) -> None:
     weights = [nn.Parameter(torch.tensor([1.0, -2.0])), nn.Parameter(torch.tensor(0.5))]
     updater = updater_of(weights, optimizer=optimizer)
     twin = updater_of(copy.deepcopy(weights), optimizer=optimizer)
@@ -37,20 +37,20 @@ def test_what_is_not_finite_leaves_weights_and_moments_alone(optimizer: str, poi
     for each in (updater, twin):
         assert bool(each.update(loss(each), 0.1)[1])
     before = state(updater)
-    # sqrt at 0 is finite itself and has an infinite slope; a NaN added is the other way round.
+    # sqrt(0) is finite but its gradient is not; adding NaN makes the loss NaN but not the gradient.
     bad = (updater.parameters[1] * 0).sqrt() if poison == "gradient" else torch.tensor(float("nan"))
     _, taken = updater.update(loss(updater) + bad, 0.1)
     assert not bool(taken)
     assert all(torch.equal(a, b) for a, b in zip(before, state(updater), strict=True))
 
-    # And the next step is the one that would have come without it.
+    # The next update is that of the twin, which skipped nothing.
     for each in (updater, twin):
         assert bool(each.update(loss(each), 0.1)[1])
     assert all(torch.equal(a, b) for a, b in zip(state(updater), state(twin), strict=True))
 
 
 def test_adam_clips_the_global_norm() -> None:
-    """Against Adam's first step written out, with a gradient of (3, 4)·10 clipped to norm 5."""
+    """Adam's first step by hand, with a gradient of (30, 40) clipped to norm 5."""
     weights = [nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))]
     updater = updater_of(weights, clip_norm=5.0)
     norm, _ = updater.update(30 * weights[0].sum() + 40 * weights[1].sum(), 0.01)
@@ -71,7 +71,7 @@ def test_no_clipping(optimizer: str) -> None:
 
 
 def test_rmsprop_with_momentum() -> None:
-    """Three steps against the recursion: m ← .9m + .1g², b ← .9b + g/(√m + ε), w ← w − ηb."""
+    """Three steps by the recursion: m ← .9m + .1g², b ← .9b + g/(√m + ε), w ← w − ηb."""
     weight = nn.Parameter(torch.tensor([2.0], dtype=torch.float64))
     updater = updater_of([weight], optimizer="rmsprop", momentum=0.9, clip_norm=None)
     w, square, buffer = 2.0, 0.0, 0.0
@@ -85,7 +85,7 @@ def test_rmsprop_with_momentum() -> None:
 
 
 @OPTIMIZERS
-def test_a_weight_without_gradient_stays(optimizer: str) -> None:
+def test_weight_without_gradient_is_unchanged(optimizer: str) -> None:
     used, unused = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     updater = updater_of([used, unused], optimizer=optimizer)
     updater.update(used.sum(), 0.1)

@@ -1,98 +1,75 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A square that moves two pixels a frame, half of it outside the last one: its box is drawn where it is."""
-
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_rgb
-from PIL import Image, ImageSequence
+from drawn import extent, has_color, read_gif, read_image
 
 from pyro_sqair.data import Sequences
 from pyro_sqair.viz import animate_ground_truth, color_of, draw_ground_truth
 
 STEPS, BATCH, SIDE = 4, 3, 20
+TOLERANCE = 7  # of the colours of a GIF
 
 
-def moving_square(objects: int = 2) -> Sequences:
-    """The second of two objects is absent; the first has identity 3."""
-    shape = STEPS, BATCH, objects
-    present = torch.zeros(shape, dtype=torch.bool)
-    boxes = torch.zeros(*shape, 4)
+def moving_object() -> Sequences:
+    """A grey rectangle that moves 4 pixels a frame and leaves the frame in part. Its id is 3; the next is absent."""
+    present = torch.tensor([True, False]).expand(STEPS, BATCH, 2)
+    boxes = torch.zeros(STEPS, BATCH, 2, 4)
     frames = torch.zeros(STEPS, BATCH, 1, SIDE, SIDE)
-    if objects:
-        present[..., 0] = True
-        for t in range(STEPS):
-            left = 6 + 4 * t
-            boxes[t, :, 0] = torch.tensor([left, 8.0, 6.0, 4.0])
-            frames[t, :, :, 8:12, left : left + 6] = 0.5
-    return Sequences(
-        frames=frames,
-        count=present.sum(-1),
-        present=present,
-        boxes=boxes,
-        ids=torch.where(present, 3, -1),
-        labels=torch.where(present[0], 0, -1),
-    )
-
-
-def columns_of(picture: np.ndarray, color: str) -> np.ndarray:
-    """The columns in which a colour is found, up to what a palette of 256 colours costs."""
-    return np.nonzero((np.abs(picture - 255 * np.array(to_rgb(color))) < 8).all(-1).any(0))[0]
+    for t, left in enumerate(range(6, 6 + 4 * STEPS, 4)):
+        boxes[t, :, 0] = torch.tensor([left, 8.0, 6.0, 4.0])
+        frames[t, :, :, 8:12, left : left + 6] = 0.5
+    ids = torch.where(present, 3, -1)
+    return Sequences(frames, present.sum(-1), present, boxes, ids, labels=torch.where(present[0], 0, -1))
 
 
 def test_gif_draws_the_box_where_the_object_is(tmp_path: Path) -> None:
-    animate_ground_truth(moving_square(), tmp_path / "truth.gif", rows=1, zoom=4)
-    with Image.open(tmp_path / "truth.gif") as image:
-        pictures = [np.asarray(frame.convert("RGB")).astype(float) for frame in ImageSequence.Iterator(image)]
-    assert len(pictures) == STEPS
-    found = [columns_of(picture, color_of(3)) for picture in pictures]
-    # Lines are as wide as a pixel of the frame, 4, and lie astride the box's edge; the last box is cut off at 20.
-    expected = [(4 * (6 + 4 * t) - 2, min(4 * (12 + 4 * t) + 2, 4 * SIDE)) for t in range(STEPS)]
-    assert [(columns.min(), columns.max() + 1) for columns in found] == expected
+    animate_ground_truth(moving_object(), tmp_path / "truth.gif", rows=1, zoom=4)
+    found = [extent(has_color(picture, color_of(3), TOLERANCE))[:2] for picture in read_gif(tmp_path / "truth.gif")]
+    # Lines are 4 wide, one pixel of the frame, and centred on the edge of the box; the last box is clipped at 20.
+    assert found == [(4 * (6 + 4 * t) - 2, min(4 * (12 + 4 * t) + 2, 4 * SIDE) - 1) for t in range(STEPS)]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
-def test_contact_sheet_has_a_row_for_each_sequence(tmp_path: Path, rows: int) -> None:
-    draw_ground_truth(moving_square(), tmp_path / "truth.png", rows=rows)
-    with Image.open(tmp_path / "truth.png") as image:
-        picture = np.asarray(image.convert("RGB")).astype(float)
-    grey = (np.abs(picture - 128) < 1).all(-1)
-    # The squares of a row are many grey pixels in a line, the edges of letters few.
+def test_figure_has_a_row_for_each_sequence(tmp_path: Path, rows: int) -> None:
+    draw_ground_truth(moving_object(), tmp_path / "truth.png", rows=rows)
+    grey = has_color(read_image(tmp_path / "truth.png"), "#808080")
+    # An object has many grey pixels in a line, the edge of a letter few.
     starts = np.diff(np.concatenate([[0], (grey.sum(1) > 30).astype(int)])) == 1
     assert starts.sum() == min(rows, BATCH)
 
 
-def test_frames_without_known_objects_are_drawn_bare(tmp_path: Path) -> None:
-    draw_ground_truth(moving_square(objects=0), tmp_path / "truth.png")
-    animate_ground_truth(moving_square(objects=0), tmp_path / "truth.gif")
-    with Image.open(tmp_path / "truth.png") as image:
-        assert not len(columns_of(np.asarray(image.convert("RGB")).astype(float), color_of(3)))
+def test_frames_without_objects_have_no_boxes(tmp_path: Path) -> None:
+    sequences = moving_object()
+    none = {name: getattr(sequences, name)[:, :, :0] for name in ("present", "boxes", "ids")}
+    draw_ground_truth(sequences._replace(**none), tmp_path / "truth.png")
+    animate_ground_truth(sequences._replace(**none), tmp_path / "truth.gif")
+    assert not has_color(read_image(tmp_path / "truth.png"), color_of(3), TOLERANCE).any()
+    assert len(read_gif(tmp_path / "truth.gif")) == STEPS
 
 
-def test_objects_of_one_sequence_have_different_colours(tmp_path: Path) -> None:
-    """3 and 13 would share one of ten colours: ids of recordings are any numbers."""
-    both = moving_square()
+def test_objects_of_one_sequence_have_different_colors(tmp_path: Path) -> None:
+    """Ids of recordings are any numbers: 3 and 13 would share one of ten colours."""
+    both = moving_object()
     left = both.boxes[..., 0, :] - torch.tensor([6.0, -6.0, 0.0, 0.0])
-    there = torch.ones_like(both.present)
-    both = both._replace(present=there, boxes=torch.stack([both.boxes[..., 0, :], left], -2))
+    both = both._replace(present=torch.ones_like(both.present), boxes=torch.stack([both.boxes[..., 0, :], left], -2))
     for ids, colors in (((3, 13), (3, 4)), ((13, 3), (4, 3)), ((9, 19), (9, 0)), ((3, 4), (3, 4))):
         sequences = both._replace(ids=torch.tensor(ids).expand(both.ids.shape))
         draw_ground_truth(sequences, tmp_path / "truth.png", rows=1, columns=1)
-        with Image.open(tmp_path / "truth.png") as image:
-            picture = np.asarray(image.convert("RGB")).astype(float)
-        right, other = (columns_of(picture, color_of(color)) for color in colors)
-        assert len(right) and len(other) and other.min() < right.min()
+        picture = read_image(tmp_path / "truth.png")
+        right, other = (extent(has_color(picture, color_of(color), TOLERANCE)) for color in colors)
+        assert other[0] < right[0]
 
 
 def test_wrong_arguments_leave_no_file(tmp_path: Path) -> None:
     for call in (
-        lambda: animate_ground_truth(moving_square(), tmp_path / "truth.png"),
-        lambda: animate_ground_truth(moving_square(), tmp_path / "truth.gif", columns=0),
-        lambda: draw_ground_truth(moving_square(), tmp_path / "truth.png", columns=0),
+        lambda: animate_ground_truth(moving_object(), tmp_path / "truth.png"),
+        lambda: animate_ground_truth(moving_object(), tmp_path / "truth.gif", columns=0),
+        lambda: draw_ground_truth(moving_object(), tmp_path / "truth.png", columns=0),
     ):
         with pytest.raises(ValueError, match="expected"):
             call()
