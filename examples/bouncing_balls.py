@@ -18,9 +18,10 @@ from typing import Literal
 import torch
 import tyro
 
+from pyro_sqair.data.atomic import write_json
 from pyro_sqair.evaluation import simulate
 from pyro_sqair.experiments import BallVideos, preset
-from pyro_sqair.experiments.report import validate, write_metrics
+from pyro_sqair.experiments.report import validate
 from pyro_sqair.scene import with_slots
 from pyro_sqair.viz import draw_comparison, draw_errors, draw_prediction
 
@@ -73,7 +74,7 @@ def main(
             errors |= {name: found["expected_error_per_frame"], f"{name}, still": found["still_error_per_frame"]}
             draw_prediction(test.frames, rollout, seen, folder / f"{name.replace(' ', '-')}.png")
         draw_errors(errors, folder / "error.png")
-    write_metrics(results, out / "simulation.json")
+    write_json(out / "simulation.json", results)
     draw_comparison(results, "relational", out / "relational.png", "nats a frame, pixels of colliding balls")
     print(*table, f"pictures: {out}/relational.png, */error.png and */*-balls.png", sep="\n")
 

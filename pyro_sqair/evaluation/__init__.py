@@ -4,6 +4,7 @@
 """Measures of a trained model and guide on held-out video: likelihood, counting, tracking, simulation."""
 
 from pyro_sqair.evaluation.counting import CountAccuracy, count_accuracy, discoveries_per_frame
+from pyro_sqair.evaluation.forecast import simulate
 from pyro_sqair.evaluation.likelihood import Estimate, Likelihood, evaluate_likelihood
 from pyro_sqair.evaluation.simulation import (
     RolloutError,
@@ -24,6 +25,7 @@ __all__ = [
     "discoveries_per_frame",
     "evaluate_likelihood",
     "rollout_error",
+    "simulate",
     "simulation_likelihood",
     "tracking_score",
 ]

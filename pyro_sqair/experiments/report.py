@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,18 @@ from typing import Any
 import torch
 
 from pyro_sqair.data import Sequences
-from pyro_sqair.data.atomic import atomic_path
+from pyro_sqair.data.atomic import write_json
 from pyro_sqair.data.randomness import derive_seed, isolated
 from pyro_sqair.evaluation import (
     count_accuracy,
     discoveries_per_frame,
     evaluate_likelihood,
-    rollout_error,
-    simulation_likelihood,
     tracking_score,
 )
 from pyro_sqair.experiments.experiment import Run
 from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.program import Program
-from pyro_sqair.tracking.rollout import Rollout, futures, generate, infer_objects, predict, reconstruct, standing_still
+from pyro_sqair.tracking import generate, infer_objects, predict, reconstruct
 from pyro_sqair.training import read_log
 from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
 
@@ -121,51 +118,6 @@ def _judged(objects: Objects, test: Sequences) -> dict[str, Any]:
     }
 
 
-def simulate(
-    model: Program, guide: Program, test: Sequences, seen: int, samples: int = 10
-) -> tuple[dict[str, Any], Rollout]:
-    """Lets the model go on from the frames that the guide has seen, and compares that with what happens.
-
-    Args:
-        model: a generative program whose renderer has a ``std``.
-        guide: its inference program.
-        test: held-out sequences with physics, which says who collides.
-        seen: how many frames the guide sees; the others are imagined.
-        samples: how many futures are imagined of each sequence.
-
-    Returns:
-        The figures, and the last rollout. ``data``, ``relational``, ``colliding`` and ``error`` are of a single
-        future: their means over samples, and under ``..._std`` their standard deviations. ``expected_error`` is that
-        of the mean of all futures. Under ``still_...`` are those of a world in which nothing moves any more.
-
-    Raises:
-        ValueError: if nobody knows who collides.
-    """
-    if test.physics is None:
-        raise ValueError("expected sequences with physics, which says who collides, got some without")
-    rollouts = futures(model, guide, test.frames[:seen], len(test.frames), samples)
-    std = model.part("renderer").std
-
-    def figures(rollout: Rollout) -> dict[str, float]:
-        assert test.physics is not None
-        likelihood = simulation_likelihood(rollout.image, test.frames, test.physics.collisions, seen, std)
-        error = rollout_error(rollout, test.boxes, test.present, seen)
-        colliding = float("nan") if likelihood.colliding is None else likelihood.colliding
-        found = {"data": likelihood.data, "relational": likelihood.relational, "colliding": colliding}
-        return found | {"error": error.overall, "lost": error.lost}
-
-    every = [figures(rollout) for rollout in rollouts]
-    values = {name: torch.tensor([f[name] for f in every], dtype=torch.float64) for name in every[0]}
-    metrics: dict[str, Any] = {name: value.mean().item() for name, value in values.items()}
-    metrics |= {f"{name}_std": value.std(correction=0).item() for name, value in values.items()}
-    still = standing_still(rollouts[0], seen)
-    metrics |= {f"still_{name}": value for name, value in figures(still).items() if name not in ("error", "lost")}
-    for name, forecast in (("expected", rollouts), ("still", [still])):
-        error = rollout_error(forecast, test.boxes, test.present, seen)
-        metrics |= {f"{name}_error": error.overall, f"{name}_error_per_frame": error.per_frame}
-    return metrics | {"seen": seen, "samples": samples}, rollouts[-1]
-
-
 def write_pictures(
     model: Program, guide: Program, test: Sequences, out: Path, given_counts: bool = False, seen: int = 3
 ) -> list[Path]:
@@ -215,8 +167,7 @@ def write_report(
     last = read_log(out / "log.jsonl")[-1]
     metrics = evaluate(model, guide, test, progress=progress)
     metrics |= {"steps": last["step"], "seconds": round(last["seconds"], 1)}
-    with atomic_path(out / "metrics.json") as path:
-        path.write_text(json.dumps(metrics, indent=2) + "\n")
+    write_json(out / "metrics.json", metrics)
     files = write_pictures(model, guide, test, out, experiment.has_fixed_count_prior)
     draw_curves(out / "log.jsonl", out / "curves.png")
     if progress:

@@ -19,7 +19,7 @@ import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_sqair.data.atomic import atomic_path
+from pyro_sqair.data.atomic import write_json
 from pyro_sqair.data.randomness import capture, derive_seed, isolated, restore
 from pyro_sqair.data.sequences import Source
 from pyro_sqair.training.averaging import WeightAverage
@@ -307,8 +307,7 @@ class Trainer:
     def _open_folder(self) -> None:
         truncate_log(self.out / "log.jsonl", self.step)
         if self.experiment is not None:
-            with atomic_path(self.out / "experiment.json") as temporary:
-                temporary.write_text(json.dumps(self.experiment, indent=2) + "\n", encoding="utf-8")
+            write_json(self.out / "experiment.json", self.experiment)
 
     def _save(self) -> None:
         estimator = getattr(self.estimator, "state_dict", dict)

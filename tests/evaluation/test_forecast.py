@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Simulations are judged for what they are: foresight, chance, and a world that stands still."""
+"""Figures of simulations: of single futures, of their mean, and of a forecast in which nothing moves."""
 
 import dataclasses
 import math
@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pyro_sqair.data import BouncingBalls, held_out
+from pyro_sqair.evaluation import simulate
 from pyro_sqair.experiments import preset
-from pyro_sqair.experiments.report import simulate
 from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.spatial import where_from_boxes
 from pyro_sqair.tracking.rollout import Rollout, standing_still
@@ -25,8 +25,8 @@ def test_set():
     return held_out(BouncingBalls(balls), NUM, STEPS, seed=0)
 
 
-class Model:
-    """A model of which only the renderer's standard deviation is read."""
+class Model(torch.nn.Linear):
+    """A model of which only the device and the renderer's standard deviation are read."""
 
     std = STD
 
@@ -59,8 +59,8 @@ def test_foresight_chance_and_standing_still(test_set, monkeypatch):
         asked.append((len(frames), steps, num))
         return [future(0.5), future(-0.5)]
 
-    monkeypatch.setattr("pyro_sqair.experiments.report.futures", futures)
-    found, last = simulate(Model(), None, test_set, SEEN, samples=2)
+    monkeypatch.setattr("pyro_sqair.evaluation.forecast.futures", futures)
+    found, last = simulate(Model(1, 1), None, test_set, SEEN, samples=2)
     assert asked == [(SEEN, STEPS, 2)]
     assert torch.equal(last.objects.where, future(-0.5).objects.where)
     assert found["error"] == pytest.approx(0.5, abs=0.02)
@@ -80,4 +80,4 @@ def test_foresight_chance_and_standing_still(test_set, monkeypatch):
 
 def test_without_physics_nobody_knows_who_collides(test_set):
     with pytest.raises(ValueError, match="expected sequences with physics"):
-        simulate(Model(), None, test_set._replace(physics=None), SEEN)
+        simulate(Model(1, 1), None, test_set._replace(physics=None), SEEN)
