@@ -23,7 +23,7 @@ from PIL import Image
 from pyro_sqair.data import held_out
 from pyro_sqair.experiments.presets import preset
 from pyro_sqair.experiments.report import evaluate, validate
-from pyro_sqair.guides import ImagePropagationGuide, SQAIRGuide
+from pyro_sqair.guides import PropagationGuide, SQAIRGuide, WholeImage
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.training import Trainer
 from pyro_sqair.viz import save_image
@@ -70,7 +70,8 @@ def main(args: Arguments) -> None:
         model, guide = experiment.programs()
         if name == "no-proposal":  # propagation sees the whole image, as discovery does (paper, Appendices A and F)
             find = guide.discovery
-            follow = ImagePropagationGuide(find.image_encoder, units, find.glimpse_encoder, scene.what_dim, units)
+            view = WholeImage(find.image_encoder, units)
+            follow = PropagationGuide(find.glimpse_encoder, scene.what_dim, units, view=view)
             guide = SQAIRGuide(find, follow, scene)
         check_sites(model, guide, test.frames[:3])
 
