@@ -10,12 +10,11 @@ from typing import Protocol
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.guides.baselines import baseline_options
 from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
-from pyro_sqair.nn.networks import GRU, MLP, VanillaRNN, join
+from pyro_sqair.nn.networks import GRU, MLP, VanillaRNN, join, positive_scale
 from pyro_sqair.nn.relations import NoRelations, Relations
 from pyro_sqair.scene.distributions import CorrelatedNormal
 from pyro_sqair.scene.objects import Objects, pad_slots, trim_slots
@@ -60,7 +59,7 @@ class GatedAppearance(nn.Module):
     def forward(self, state: Tensor, previous: Tensor, seen_loc: Tensor, seen_scale: Tensor) -> dist.Distribution:
         """The law of ``what`` given h_t^T, ``what_{t-1}`` and the encoded glimpse; batch shape ``[*]``."""
         loc, scale = self.expected(state).chunk(2, -1)
-        scale = F.softplus(scale) + 0.01
+        scale = positive_scale(scale)
         # short of 1, so that the standard deviation stays positive
         keep, skip, tau = (torch.sigmoid(self.gates(state)) * 0.9999).chunk(3, -1)
         loc = keep * previous + (1 - skip) * seen_loc + (1 - tau) * loc
@@ -192,7 +191,7 @@ class PropagationGuide(nn.Module):
             hidden = self.relation(contexts[i], other, hidden)  # line 9, Eq. 14
 
             change, scale = self.where(join(hidden, wheres[i], state)).chunk(2, -1)
-            scale = F.softplus(scale + self.scale_bias) + 0.01
+            scale = positive_scale(scale + self.scale_bias)
             law = CorrelatedNormal(wheres[i] + change, scale, factor)
             where = pyro.sample("where", law)  # line 10
 
