@@ -3,11 +3,11 @@
 
 """Inference programs: what is seen, where it is, and where it went."""
 
-from pyro_sqair.guides.ablations import ForgetfulPropagationGuide, ImagePropagationGuide, UnsightedPropagationGuide
+from pyro_sqair.guides.ablations import ForgetfulPropagationGuide, NoView, WholeImage
 from pyro_sqair.guides.air import AIRGuide
 from pyro_sqair.guides.discovery import DiscoveryGuide
 from pyro_sqair.guides.glimpse import Appearance, GlimpseEncoder, GlimpseMask, mlp_glimpse_encoder
-from pyro_sqair.guides.propagation import GatedAppearance, PropagationGuide, SharedFactor
+from pyro_sqair.guides.propagation import GatedAppearance, PropagationGuide, ProposalGlimpse, SharedFactor, View
 from pyro_sqair.guides.sqair import SQAIRGuide
 from pyro_sqair.guides.vision import Vision, conv_vision, mlp_vision
 from pyro_sqair.guides.vrnn import VRNNGuide
@@ -20,13 +20,15 @@ __all__ = [
     "GatedAppearance",
     "GlimpseEncoder",
     "GlimpseMask",
-    "ImagePropagationGuide",
+    "NoView",
     "PropagationGuide",
+    "ProposalGlimpse",
     "SQAIRGuide",
     "SharedFactor",
-    "UnsightedPropagationGuide",
     "VRNNGuide",
+    "View",
     "Vision",
+    "WholeImage",
     "conv_vision",
     "mlp_glimpse_encoder",
     "mlp_vision",

@@ -1,13 +1,12 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What SQAIR's guide loses without one of its parts: other propagation guides to pass to it.
+"""Ablations of SQAIR's guide: components to pass to it in place of the paper's.
 
-The proposal glimpse shows the relation RNN no more of the frame than the place where an object is expected. The
-paper's first version showed it an encoding of the whole image, which is what discovery sees, and identities were
-swapped (Kosiorek et al. 2018, Appendices A and F, Fig. 9): that is :class:`ImagePropagationGuide`.
-:class:`UnsightedPropagationGuide` shows it nothing, and :class:`ForgetfulPropagationGuide` propagates nothing, so that
-every frame is discovered anew.
+The proposal glimpse limits what the relation RNN sees of the frame to the location where an object is expected. The
+paper's first version used an encoding of the whole image instead, as discovery does, and objects swapped identities
+(Kosiorek et al. 2018, Appendices A and F, Fig. 9). That is :class:`WholeImage`. With :class:`NoView` the relation RNN
+sees nothing of the frame. :class:`ForgetfulPropagationGuide` propagates nothing, so each frame is discovered anew.
 """
 
 from __future__ import annotations
@@ -16,87 +15,36 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_sqair.guides.glimpse import GlimpseEncoder
-from pyro_sqair.guides.propagation import PropagationGuide
-from pyro_sqair.nn.networks import VanillaRNN
-from pyro_sqair.nn.relations import Relations
 from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.slots import Slots
 
 
-class ImagePropagationGuide(PropagationGuide):
-    """Algorithm 2 with line 3 of Algorithm 3 in place of lines 6-8: the relation RNN sees the whole image.
+class WholeImage(nn.Module):
+    """A :class:`~pyro_sqair.guides.View` of the whole image: line 3 of Algorithm 3 instead of lines 6-8 of Algorithm 2.
 
     Args:
-        image_encoder: maps flat images of shape ``[B, C H W]`` to ``[B, image_features]``; pass discovery's to give
-            propagation the same access to the image, as in the paper.
-        image_features: size of its output.
-        glimpse_encoder: shared with discovery.
-        what_dim: the dimension D of ``what``.
-        hidden_size: units of the recurrent networks and the perceptrons.
-        presence_bias: the logit of an object's staying starts here.
-        scale_bias: the softplus of this is where the standard deviations of ``where`` start.
-        relations: see :class:`PropagationGuide`.
-        baseline: see :class:`PropagationGuide`.
+        image_encoder: maps flat images of shape ``[B, C H W]`` to ``[B, size]``; the paper shares discovery's.
+        size: the number of features.
     """
 
-    def __init__(
-        self,
-        image_encoder: nn.Module,
-        image_features: int,
-        glimpse_encoder: GlimpseEncoder,
-        what_dim: int,
-        hidden_size: int,
-        presence_bias: float = 5.0,
-        scale_bias: float = -4.0,
-        relations: Relations | None = None,
-        baseline: nn.Module | None = None,
-    ) -> None:
-        super().__init__(glimpse_encoder, what_dim, hidden_size, presence_bias, scale_bias, relations, baseline)
-        del self.proposal
+    def __init__(self, image_encoder: nn.Module, size: int) -> None:
+        super().__init__()
         self.image_encoder = image_encoder
-        latent = what_dim + 4 + 1
-        sizes = [image_features, latent + self.relations.size, hidden_size]
-        self.relation = VanillaRNN(sizes, latent, hidden_size)
+        self.size = size
 
-    def look_ahead(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
-        """The encoded image, the same for every object, shape ``[B, 1, image_features]``."""
+    def forward(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
+        """The encoded image, the same for all objects, shape ``[B, 1, size]``."""
         return self.image_encoder(frame.flatten(-3)).unsqueeze(-2)
 
 
-class UnsightedPropagationGuide(ImagePropagationGuide):
-    """Algorithm 2 without lines 6-8: of the frame an object sees only its final glimpse, when it has been placed.
+class NoView(nn.Module):
+    """A :class:`~pyro_sqair.guides.View` without features: the guide sees only the final glimpse of each object."""
 
-    Args:
-        glimpse_encoder: shared with discovery.
-        what_dim: the dimension D of ``what``.
-        hidden_size: units of the recurrent networks and the perceptrons.
-        presence_bias: the logit of an object's staying starts here.
-        scale_bias: the softplus of this is where the standard deviations of ``where`` start.
-        relations: see :class:`PropagationGuide`.
-        baseline: see :class:`PropagationGuide`.
-    """
+    size = 0
 
-    def __init__(
-        self,
-        glimpse_encoder: GlimpseEncoder,
-        what_dim: int,
-        hidden_size: int,
-        presence_bias: float = 5.0,
-        scale_bias: float = -4.0,
-        relations: Relations | None = None,
-        baseline: nn.Module | None = None,
-    ) -> None:
-        sizes = what_dim, hidden_size, presence_bias, scale_bias
-        super().__init__(Blindfold(), 0, glimpse_encoder, *sizes, relations, baseline)
-
-
-class Blindfold(nn.Module):
-    """Sees nothing: an encoder with no features."""
-
-    def forward(self, image: Tensor) -> Tensor:
-        """Shape ``[B, *]`` to ``[B, 0]``."""
-        return image[..., :0]
+    def forward(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
+        """Shape ``[*, n, 0]``."""
+        return memory[..., :0]
 
 
 class ForgetfulPropagationGuide:

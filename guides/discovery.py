@@ -8,12 +8,11 @@ from __future__ import annotations
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.guides.baselines import baseline_options
 from pyro_sqair.guides.glimpse import GlimpseEncoder
-from pyro_sqair.nn.networks import MLP, NoContext, SetEncoder, VanillaRNN, join
+from pyro_sqair.nn.networks import MLP, NoContext, SetEncoder, VanillaRNN, join, positive_scale
 from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.slots import Slots
 
@@ -92,7 +91,7 @@ class DiscoveryGuide(nn.Module):
             x = join(allowed.unsqueeze(-1), what, where, pres.unsqueeze(-1))
             hidden = self.rnn(context, x, hidden)  # line 6
             loc, scale = self.where(hidden).chunk(2, -1)
-            scale = F.softplus(scale + self.scale_bias) + 0.01
+            scale = positive_scale(scale + self.scale_bias)
             where = pyro.sample("where", dist.Normal(loc, scale).to_event(1))  # line 10
             seen = self.glimpse_encoder(frame, where)  # lines 11-12
             what = pyro.sample("what", dist.Normal(*seen).to_event(1))  # line 13

@@ -8,10 +8,9 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.nn.networks import MLP
+from pyro_sqair.nn.networks import MLP, positive_scale
 from pyro_sqair.scene.spatial import crop
 
 
@@ -59,7 +58,7 @@ class GlimpseEncoder(nn.Module):
         if mask is not None:
             glimpse = glimpse * mask.unsqueeze(-2)
         loc, scale = self.what(self.features(glimpse.flatten(-2))).chunk(2, -1)
-        return Appearance(loc, F.softplus(scale) + 0.01)
+        return Appearance(loc, positive_scale(scale))
 
 
 def mlp_glimpse_encoder(

@@ -5,15 +5,16 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.guides.baselines import baseline_options
 from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
-from pyro_sqair.nn.networks import GRU, MLP, VanillaRNN, join
+from pyro_sqair.nn.networks import GRU, MLP, VanillaRNN, join, positive_scale
 from pyro_sqair.nn.relations import NoRelations, Relations
 from pyro_sqair.scene.distributions import CorrelatedNormal
 from pyro_sqair.scene.objects import Objects, pad_slots, trim_slots
@@ -58,11 +59,58 @@ class GatedAppearance(nn.Module):
     def forward(self, state: Tensor, previous: Tensor, seen_loc: Tensor, seen_scale: Tensor) -> dist.Distribution:
         """The law of ``what`` given h_t^T, ``what_{t-1}`` and the encoded glimpse; batch shape ``[*]``."""
         loc, scale = self.expected(state).chunk(2, -1)
-        scale = F.softplus(scale) + 0.01
+        scale = positive_scale(scale)
         # short of 1, so that the standard deviation stays positive
         keep, skip, tau = (torch.sigmoid(self.gates(state)) * 0.9999).chunk(3, -1)
         loc = keep * previous + (1 - skip) * seen_loc + (1 - tau) * loc
         return dist.Normal(loc, (1 - skip) * seen_scale + (1 - tau) * scale).to_event(1)
+
+
+class View(Protocol):
+    """What the relation RNN sees of the frame before an object has been located (Algorithm 2, lines 6-8).
+
+    Attributes:
+        size: F, the number of features per object.
+    """
+
+    size: int
+
+    def __call__(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
+        """Features of the frame for every object of the previous frame.
+
+        Args:
+            frame: x_t, shape ``[B, C, H, W]``.
+            previous: z_{t-1}, shape ``[*, n]``.
+            memory: the temporal states h_{t-1}^T, shape ``[*, n, hidden]``.
+            mask: the masks of the glimpses, shape ``[*, n, h w]``.
+
+        Returns:
+            Shape ``[*, n, F]``, or a shape that broadcasts to it.
+        """
+        ...
+
+
+class ProposalGlimpse(nn.Module):
+    """The encoded glimpse at the location proposed for each object (Algorithm 2, lines 6-8).
+
+    The proposal depends on the previous frame only, so all objects are processed at once.
+
+    Args:
+        glimpse_encoder: shared with the final glimpse and with discovery.
+        what_dim: the dimension D of ``what``, which is also F.
+        hidden_size: units of the temporal RNN.
+    """
+
+    def __init__(self, glimpse_encoder: GlimpseEncoder, what_dim: int, hidden_size: int) -> None:
+        super().__init__()
+        self.size = what_dim
+        self.glimpse_encoder = glimpse_encoder
+        self.proposal = MLP(hidden_size, [128], 4)
+
+    def forward(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
+        """See :class:`View`."""
+        proposal = previous.where + 0.1 * self.proposal(memory)
+        return self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
 
 
 class PropagationGuide(nn.Module):
@@ -81,6 +129,7 @@ class PropagationGuide(nn.Module):
             not given.
         baseline: predicts the cost downstream of ``pres`` from what is known before that is drawn, ``[*, F]`` to
             ``[*]`` where F = 2 hidden_size + what_dim, for :class:`~pyro_sqair.infer.NVIL`; it learns by its own loss.
+        view: what the relation RNN sees of the frame; the default is :class:`ProposalGlimpse`.
     """
 
     def __init__(
@@ -92,15 +141,16 @@ class PropagationGuide(nn.Module):
         scale_bias: float = -4.0,
         relations: Relations | None = None,
         baseline: nn.Module | None = None,
+        view: View | None = None,
     ) -> None:
         super().__init__()
         self.what_dim = what_dim
         self.glimpse_encoder = glimpse_encoder
-        self.proposal = MLP(hidden_size, [128], 4)
+        self.view = ProposalGlimpse(glimpse_encoder, what_dim, hidden_size) if view is None else view
         self.mask = GlimpseMask(hidden_size, glimpse_encoder.glimpse_size)
         self.relations = NoRelations() if relations is None else relations
         latent, effect = what_dim + 4 + 1, self.relations.size
-        self.relation = VanillaRNN([what_dim, latent + effect, hidden_size], latent, hidden_size)
+        self.relation = VanillaRNN([self.view.size, latent + effect, hidden_size], latent, hidden_size)
         self.where = MLP(2 * hidden_size + 4, [hidden_size, hidden_size], 8)
         self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
         self.factor = SharedFactor(4)
@@ -110,23 +160,6 @@ class PropagationGuide(nn.Module):
         self.baseline = baseline
         self.sizes = (hidden_size, self.relations.state_size)
         self.register_buffer("initial_memory", torch.zeros(sum(self.sizes)), persistent=False)
-
-    def look_ahead(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
-        """What is seen where objects are expected, before any has been found again (lines 6-8).
-
-        It depends on the previous frame only, so it is done for all objects at once.
-
-        Args:
-            frame: x_t, shape ``[B, C, H, W]``.
-            previous: z_{t-1}, shape ``[*, n]``.
-            memory: h_{t-1}^T, shape ``[*, n, hidden]``.
-            mask: of the glimpses, shape ``[*, n, h w]``.
-
-        Returns:
-            The encoded proposal glimpses, shape ``[*, n, D]``.
-        """
-        proposal = previous.where + 0.1 * self.proposal(memory)
-        return self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
 
     def forward(self, frame: Tensor, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
         """Draws ``where``, ``what`` and ``pres`` in every slot.
@@ -145,7 +178,7 @@ class PropagationGuide(nn.Module):
         effect, related = self.relations(previous, related)
         mask = self.mask(memory)
         gamma = join(previous.what, previous.where, previous.pres.unsqueeze(-1), effect)
-        context = self.relation.context(self.look_ahead(frame, previous, memory, mask), gamma, memory)
+        context = self.relation.context(self.view(frame, previous, memory, mask), gamma, memory)
         # Taken apart once: the gradient of an indexed slice is a whole tensor of zeros with that slice in it.
         contexts, masks, memories = context.unbind(-2), mask.unbind(-2), list(memory.unbind(-2))
         wheres, whats, effects = previous.where.unbind(-2), previous.what.unbind(-2), effect.unbind(-2)
@@ -158,7 +191,7 @@ class PropagationGuide(nn.Module):
             hidden = self.relation(contexts[i], other, hidden)  # line 9, Eq. 14
 
             change, scale = self.where(join(hidden, wheres[i], state)).chunk(2, -1)
-            scale = F.softplus(scale + self.scale_bias) + 0.01
+            scale = positive_scale(scale + self.scale_bias)
             law = CorrelatedNormal(wheres[i] + change, scale, factor)
             where = pyro.sample("where", law)  # line 10
 

@@ -14,7 +14,7 @@ from pyro_sqair.guides.propagation import PropagationGuide
 from pyro_sqair.guides.vision import Vision, mlp_vision
 from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.nn.relations import Relations
-from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge
+from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge, no_objects
 from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
@@ -51,7 +51,7 @@ class SQAIRGuide(Program):
 
     Args:
         discovery: any :class:`DiscoveryGuideProgram`.
-        propagation: any :class:`PropagationGuideProgram`.
+        propagation: any :class:`PropagationGuideProgram`; None to propagate nothing (see :class:`AIRGuide`).
         scene: the sizes it shares with the model.
 
     Raises:
@@ -59,7 +59,7 @@ class SQAIRGuide(Program):
     """
 
     def __init__(
-        self, discovery: DiscoveryGuideProgram, propagation: PropagationGuideProgram, scene: SceneConfig
+        self, discovery: DiscoveryGuideProgram, propagation: PropagationGuideProgram | None, scene: SceneConfig
     ) -> None:
         super().__init__(scene)
         self.discovery = discovery
@@ -71,22 +71,30 @@ class SQAIRGuide(Program):
         """What the propagation guide remembers of an object just discovered."""
         return getattr(self.part("propagation"), "initial_memory", None)
 
+    def propagate(self, frame: Tensor, state: State) -> tuple[Objects, Tensor | None]:
+        """q^P(z_t^{P_t} | x_t, z_{t-1}, h_{t-1}^T): finds the objects of the previous frame again (Algorithm 2)."""
+        previous, slots = state.objects, PropagationSlots(state.objects)
+        with slots.phase_prefix():
+            memory = self.part("propagation")(frame, previous, state.memory, slots)
+        return slots.objects(previous.id, self.scene.what_dim, previous.pres), memory
+
+    def discover(self, frame: Tensor, propagated: Objects) -> Objects:
+        """q^D(D_t, z_t^{D_t} | x_t, z_t^{P_t}): finds new objects (Algorithm 3)."""
+        slots = DiscoverySlots(propagated)
+        with slots.phase_prefix():
+            self.part("discovery")(frame, propagated, slots)
+        return slots.objects(None, self.scene.what_dim, propagated.pres)
+
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
         """Infers the objects of one frame. See :meth:`Program.step`."""
         if frame is None:
             raise ValueError(f"expected a frame to look at in step {t} of the guide, got None")
-        previous, what_dim = state.objects, self.scene.what_dim
         with Prefix(f"frame_{t}"):
-            propagated, memory = previous, state.memory
-            if t > 0:
-                slots: Slots = PropagationSlots(previous)
-                with slots.phase_prefix():
-                    memory = self.part("propagation")(frame, previous, state.memory, slots)  # Algorithm 2
-                propagated = slots.objects(previous.id, what_dim, previous.pres)
-            slots = DiscoverySlots(propagated)
-            with slots.phase_prefix():
-                self.part("discovery")(frame, propagated, slots)  # Algorithm 3
-            discovered = slots.objects(None, what_dim, previous.pres)
+            if t == 0 or self.part("propagation") is None:
+                propagated, memory = no_objects(len(frame), self.scene, frame), state.memory
+            else:
+                propagated, memory = self.propagate(frame, state)
+            discovered = self.discover(frame, propagated)
             return merge(propagated, discovered, state.next_id, memory, self.fresh_memory)
 
     @classmethod

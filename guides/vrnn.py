@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import pyro
 import pyro.distributions as dist
-import torch.nn.functional as F
 from torch import Tensor
 
 from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, VRNNState
-from pyro_sqair.nn.networks import join
+from pyro_sqair.nn.networks import join, positive_scale
 from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.slots import Prefix
 
@@ -43,6 +42,6 @@ class VRNNGuide(Program):
             output, cell = backbone(state)
             seen = backbone.see(frame.flatten(-3))
             features = join(output, seen)
-            loc, scale = self.part("loc")(features), F.softplus(self.part("scale")(features)) + 0.01
+            loc, scale = self.part("loc")(features), positive_scale(self.part("scale")(features))
             z = pyro.sample("z", dist.Normal(loc, scale).to_event(1))
         return VRNNState(state.objects, output, cell, seen, backbone.think(z))

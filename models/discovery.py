@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.nn.networks import MLP, NoContext, SetEncoder, join
+from pyro_sqair.nn.networks import MIN_SCALE, MLP, NoContext, SetEncoder, join, positive_scale
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import Slots
 
@@ -142,7 +142,7 @@ class AutoregressiveWhere(nn.Module):
         self.initial_where = nn.Parameter(torch.zeros(size))
         with torch.no_grad():
             self.readout.weight.zero_()
-            self.readout.bias.copy_(torch.tensor([*mean, *[math.log(math.expm1(1 - 0.01))] * size]))
+            self.readout.bias.copy_(torch.tensor([*mean, *[math.log(math.expm1(1 - MIN_SCALE))] * size]))
 
     def forward(self, context: Tensor, where: Tensor, state: Tensor) -> tuple[dist.Distribution, Tensor]:
         """The law of the next ``where``.
@@ -157,7 +157,7 @@ class AutoregressiveWhere(nn.Module):
         """
         state = torch.tanh(self.input(where) + self.hidden(F.elu(context + self.recurrence(state))))
         loc, scale = self.readout(state).chunk(2, -1)
-        return self.law(loc, F.softplus(scale) + 0.01), state
+        return self.law(loc, positive_scale(scale)), state
 
     def law(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
         """The law of ``where`` that the recurrence asks for, by its means and standard deviations."""

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.nn.networks import GRU, join
+from pyro_sqair.nn.networks import GRU, join, positive_scale
 from pyro_sqair.nn.relations import NoRelations, Relations
 from pyro_sqair.scene.objects import Objects, pad_slots, trim_slots
 from pyro_sqair.scene.slots import Slots
@@ -76,8 +76,8 @@ class GRUPropagationPrior(nn.Module):
         pres, where, what, where_scale, what_scale = self.readout(hidden).split(self.sizes, -1)
         where, what = self.locations(previous, where, what)
         logits = (pres.squeeze(-1) + self.presence_bias).unbind(-1)
-        wheres = list(zip(where.unbind(-2), (F.softplus(where_scale) + 0.01).unbind(-2), strict=True))
-        whats = list(zip(what.unbind(-2), (F.softplus(what_scale) + 0.01).unbind(-2), strict=True))
+        wheres = list(zip(where.unbind(-2), positive_scale(where_scale).unbind(-2), strict=True))
+        whats = list(zip(what.unbind(-2), positive_scale(what_scale).unbind(-2), strict=True))
         for i in slots:
             pyro.sample("pres", dist.Bernoulli(logits=logits[i]))
             pyro.sample("where", dist.Normal(*wheres[i]).to_event(1))

@@ -15,7 +15,7 @@ from pyro_sqair.models.propagation import GRUPropagationPrior
 from pyro_sqair.models.renderer import Renderer, mlp_renderer
 from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.scene.distributions import ImageNormal
-from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge
+from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge, no_objects
 from pyro_sqair.scene.program import GenerativeProgram
 from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
@@ -68,7 +68,7 @@ class SQAIR(GenerativeProgram):
 
     Args:
         discovery_prior: any :class:`DiscoveryPriorProgram`.
-        propagation_prior: any :class:`PropagationPriorProgram`.
+        propagation_prior: any :class:`PropagationPriorProgram`; None to propagate nothing (see :class:`AIR`).
         renderer: any :class:`RendererProgram`.
         scene: the sizes it shares with the guide.
 
@@ -79,7 +79,7 @@ class SQAIR(GenerativeProgram):
     def __init__(
         self,
         discovery_prior: DiscoveryPriorProgram,
-        propagation_prior: PropagationPriorProgram,
+        propagation_prior: PropagationPriorProgram | None,
         renderer: RendererProgram,
         scene: SceneConfig,
     ) -> None:
@@ -110,9 +110,14 @@ class SQAIR(GenerativeProgram):
 
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
         """One factor of Eq. 3; without a frame, one is drawn. See :meth:`Program.step`."""
+        first = t == 0 or self.part("propagation_prior") is None
         with Prefix(f"frame_{t}"):
-            propagated, memory = self.propagate(state) if t > 0 else (state.objects, state.memory)
-            discovered = self.discover(propagated, first=t == 0)
+            if first:
+                pres = state.objects.pres
+                propagated, memory = no_objects(pres.shape[-2], self.scene, pres), state.memory
+            else:
+                propagated, memory = self.propagate(state)
+            discovered = self.discover(propagated, first)
             state = merge(propagated, discovered, state.next_id, memory, self.fresh_memory)
             renderer = self.part("renderer")
             mean = renderer(state.objects)

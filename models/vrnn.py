@@ -9,12 +9,11 @@ import math
 
 import pyro
 import pyro.distributions as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, VRNNState
 from pyro_sqair.nn.convolutions import MirroredDecoder
-from pyro_sqair.nn.networks import MLP, join
+from pyro_sqair.nn.networks import MLP, join, positive_scale
 from pyro_sqair.scene.distributions import ImageNormal
 from pyro_sqair.scene.program import GenerativeProgram
 from pyro_sqair.scene.slots import Prefix
@@ -60,7 +59,7 @@ class VRNN(GenerativeProgram):
         with Prefix(f"frame_{t}"):
             output, cell = backbone(state)
             loc, scale = self.part("prior")(output).chunk(2, -1)
-            z = pyro.sample("z", dist.Normal(loc, F.softplus(scale) + 0.01).to_event(1))
+            z = pyro.sample("z", dist.Normal(loc, positive_scale(scale)).to_event(1))
             thought = backbone.think(z)
             mean = self.part("decoder")(join(thought, output))
             mean = mean.unflatten(-1, (self.scene.channels, *self.scene.image_size))

@@ -177,8 +177,10 @@ def test_sizes_of_the_priors_and_guides() -> None:
     for name, part in {
         "the paper's discovery": guide.discovery,
         "the paper's propagation": guide.propagation,
-        "the relation RNN sees the whole image": guides.ImagePropagationGuide(image, 256, glimpse, 50, 256),
-        "it sees nothing": guides.UnsightedPropagationGuide(glimpse, 50, 256),
+        "the relation RNN sees the whole image": guides.PropagationGuide(
+            glimpse, 50, 256, view=guides.WholeImage(image, 256)
+        ),
+        "it sees nothing": guides.PropagationGuide(glimpse, 50, 256, view=guides.NoView()),
     }.items():
         assert stated(table[name]) == size(part)
 

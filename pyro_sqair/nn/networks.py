@@ -14,6 +14,13 @@ from torch import Tensor, nn
 from pyro_sqair.scene.objects import Objects, trim_slots
 from pyro_sqair.scene.shapes import batch_shape
 
+MIN_SCALE = 0.01
+
+
+def positive_scale(x: Tensor) -> Tensor:
+    """The standard deviation softplus(x) + 0.01 of a Gaussian; the lower bound is that of the released code."""
+    return F.softplus(x) + MIN_SCALE
+
 
 def join(*parts: Tensor) -> Tensor:
     """Concatenates along the last dimension, broadcasting the batch shapes first.

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 from pyro_sqair.guides import (
     ForgetfulPropagationGuide,
-    ImagePropagationGuide,
+    NoView,
     PropagationGuide,
     SQAIRGuide,
-    UnsightedPropagationGuide,
+    WholeImage,
     mlp_glimpse_encoder,
 )
 from pyro_sqair.infer import VIMCO, check_sites
@@ -36,17 +36,16 @@ N, D, H, T, B, K = 3, 2, 8, 4, 20, 2
 SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 12), glimpse_size=(6, 6))
 
 
-def image_conditioned(guide: SQAIRGuide, hidden_size: int = H) -> ImagePropagationGuide:
-    """Propagation that sees what discovery sees."""
+def image_conditioned(guide: SQAIRGuide, hidden_size: int = H) -> PropagationGuide:
+    """Propagation that sees the whole image, with discovery's encoder."""
     find = guide.discovery
-    return ImagePropagationGuide(
-        find.image_encoder, hidden_size, find.glimpse_encoder, find.what_dim, hidden_size, presence_bias=0.5
-    )
+    view = WholeImage(find.image_encoder, hidden_size)
+    return PropagationGuide(find.glimpse_encoder, find.what_dim, hidden_size, presence_bias=0.5, view=view)
 
 
-def unsighted(guide: SQAIRGuide, hidden_size: int = H) -> UnsightedPropagationGuide:
+def unsighted(guide: SQAIRGuide, hidden_size: int = H) -> PropagationGuide:
     find = guide.discovery
-    return UnsightedPropagationGuide(find.glimpse_encoder, find.what_dim, hidden_size, presence_bias=0.5)
+    return PropagationGuide(find.glimpse_encoder, find.what_dim, hidden_size, presence_bias=0.5, view=NoView())
 
 
 def forgetful(guide: SQAIRGuide, hidden_size: int = H) -> ForgetfulPropagationGuide:
@@ -144,7 +143,7 @@ def previous(*batch: int) -> Objects:
 @pytest.mark.parametrize("sighted", [True, False], ids=["image", "unsighted"])
 def test_against_the_algorithm_written_out(sighted: bool, batch: tuple[int, ...]) -> None:
     glimpse, image = mlp_glimpse_encoder(D, H, 1, (6, 6)), MLP(144, [5])
-    guide = ImagePropagationGuide(image, 5, glimpse, D, H) if sighted else UnsightedPropagationGuide(glimpse, D, H)
+    guide = PropagationGuide(glimpse, D, H, view=WholeImage(image, 5) if sighted else NoView())
     guide, objects = guide.double(), previous(*batch)
     frame, memory = torch.rand(B, 1, 12, 12).double(), torch.randn(*batch, N, H).double()
 

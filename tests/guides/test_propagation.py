@@ -68,7 +68,7 @@ def test_algorithm_2(most, batch):
         state, where_i, what_i = memory[:, :, i], where_before[:, :, i], what_before[:, :, i]
         is_open = pres_before[:, :, i] > 0
         mask = guide.mask(state)
-        proposed = guide.glimpse_encoder(frame, where_i + 0.1 * guide.proposal(state), mask).loc
+        proposed = guide.glimpse_encoder(frame, where_i + 0.1 * guide.view.proposal(state), mask).loc
         latent = torch.cat([what_i, where_i, is_open.double().unsqueeze(-1)], -1)
         x = torch.cat([proposed, latent, state, other], -1)  # line 9
         hidden = cell(x.reshape(K * B, -1), hidden)

@@ -73,7 +73,7 @@ class TestParameterCounts:
             "propagation where": (size(propagation.where, propagation.scale_bias), 200_201),
             "propagation where, factor": (size(propagation.factor), 10),
             "propagation presence": (size(propagation.pres), 72_193),
-            "proposal": (size(propagation.proposal), 33_412),
+            "proposal": (size(propagation.view.proposal), 33_412),
             "temporal GRU": (size(propagation.temporal), 473_856 + self.SECOND_BIAS),
             "temporal what": (size(propagation.what.expected), 25_700),
             "temporal what, gates": (size(propagation.what.gates), 38_550),
