@@ -17,8 +17,7 @@ from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
 from pyro_sqair.nn.networks import GRU, MLP, VanillaRNN, join, positive_scale
 from pyro_sqair.nn.relations import NoRelations, Relations
 from pyro_sqair.scene.distributions import CorrelatedNormal
-from pyro_sqair.scene.objects import Objects, pad_slots, trim_slots
-from pyro_sqair.scene.shapes import batch_shape
+from pyro_sqair.scene.objects import Objects, batch_shape, pad_slots, trim_slots
 from pyro_sqair.scene.slots import Slots
 
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from pyro_sqair.nn.convolutions import ConvolutionEncoder, ConvolutionStack
 from pyro_sqair.nn.networks import MLP
-from pyro_sqair.scene.objects import Objects, SceneConfig
-from pyro_sqair.scene.shapes import batch_shape
+from pyro_sqair.scene.objects import Objects, SceneConfig, batch_shape
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_sqair.scene.objects import Objects, trim_slots
-from pyro_sqair.scene.shapes import batch_shape
+from pyro_sqair.scene.objects import Objects, batch_shape, trim_slots
 
 MIN_SCALE = 0.01
 

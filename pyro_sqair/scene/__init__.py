@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The language that models and guides are written in: objects, slots, presence, programs and space."""
+"""The building blocks of models and guides: objects, slots, presence, programs and spatial transforms."""
 
 from pyro_sqair.scene.distributions import CorrelatedNormal, ImageNormal
 from pyro_sqair.scene.objects import Objects, SceneConfig, State, initial_state, merge, no_objects, stack_objects

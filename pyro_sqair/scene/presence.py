@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Presence: who may be present, and what counts only where an object is present (contract C5)."""
+"""Distributions that depend on presence: of ``pres`` itself, and of the latents of an object (contract C5)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pyro.distributions import TorchDistribution
 from pyro.distributions.score_parts import ScoreParts
 from torch import Tensor
 
-from pyro_sqair.scene.shapes import batch_shape
+from pyro_sqair.scene.objects import batch_shape
 
 
 class GatedPresence(TorchDistribution):
-    """A presence variable that is surely 0 where its slot is closed.
+    """Distribution of ``pres`` in a slot that may be closed, where ``pres`` is 0 with probability one.
 
-    This is the factor delta_1(z_{t-1}^pres) of the paper's Eqs. 10 and 13 (what was not there cannot be propagated),
-    and in discovery the rule that slot i opens only if slot i-1 found something and there is room. A closed slot has
-    probability one of being absent: it adds exactly nothing to a weight or to a score.
+    A closed slot contributes zero to log-probabilities and scores. In propagation this is the factor
+    delta_1(z_{t-1}^pres) of Kosiorek et al. 2018, Eqs. 10 and 13. In discovery, slot i is open only if slot i - 1
+    found an object and there is room for one more.
 
     Args:
         base: a distribution over {0, 1}, batch shape broadcastable with ``open``.
-        open: which slots are open, bool, shape ``[*]``.
+        open: where the slot is open, bool, shape ``[*]``.
     """
 
     arg_constraints: dict = {}
@@ -37,25 +37,10 @@ class GatedPresence(TorchDistribution):
     def support(self) -> object:
         return self.base.support
 
-    @property
-    def has_enumerate_support(self) -> bool:
-        return self.base.has_enumerate_support
-
-    @property
-    def mean(self) -> Tensor:
-        return self.base.mean * self.open
-
-    @property
-    def variance(self) -> Tensor:
-        return self.base.variance * self.open
-
     def expand(self, shape: torch.Size, _instance: object = None) -> GatedPresence:
         if shape == self.batch_shape:
             return self
         return GatedPresence(self.base.expand(shape), self.open.expand(shape))
-
-    def enumerate_support(self, expand: bool = True) -> Tensor:
-        return self.base.enumerate_support(expand)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         return self.base.sample(sample_shape) * self.open
@@ -66,22 +51,22 @@ class GatedPresence(TorchDistribution):
 
 
 class IfPresent(TorchDistribution):
-    """A draw whose log-probability counts only where the object turns out to be present.
+    """Distribution of a latent of an object, whose log-probability is 0 where the object is absent.
 
-    In propagation the guide draws ``where`` and ``what`` before ``pres`` (paper, Eqs. 12-13). Where the object is then
-    absent they are auxiliary variables whose target is q itself, so both p and q leave them out and the importance
-    weights stay valid. Log-probabilities are taken after the program has run, by when the answer is known.
+    In propagation the guide draws ``where`` and ``what`` before ``pres`` (Kosiorek et al. 2018, Eqs. 12-13). Where the
+    object is then absent they are auxiliary variables whose target is q itself, so p and q both leave them out and the
+    importance weights stay valid. Log-probabilities are computed after the program has run, when ``pres`` is known.
 
     Args:
-        base: the distribution that is drawn from.
-        answer: a list, empty at first, into which ``pres`` of shape ``[*]`` is put once it is drawn.
+        base: the distribution to draw from.
+        pres: an empty list, to which the caller appends ``pres`` of shape ``[*]`` once it is drawn.
     """
 
     arg_constraints: dict = {}
 
-    def __init__(self, base: TorchDistribution, answer: list[Tensor]) -> None:
+    def __init__(self, base: TorchDistribution, pres: list[Tensor]) -> None:
         self.base = base
-        self.answer = answer
+        self.pres = pres
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
     @property
@@ -96,14 +81,10 @@ class IfPresent(TorchDistribution):
     def mean(self) -> Tensor:
         return self.base.mean
 
-    @property
-    def variance(self) -> Tensor:
-        return self.base.variance
-
     def expand(self, shape: torch.Size, _instance: object = None) -> IfPresent:
         if shape == self.batch_shape:
             return self
-        return IfPresent(self.base.expand(shape), self.answer)
+        return IfPresent(self.base.expand(shape), self.pres)
 
     def sample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         return self.base.sample(sample_shape)
@@ -111,18 +92,14 @@ class IfPresent(TorchDistribution):
     def rsample(self, sample_shape: torch.Size = torch.Size()) -> Tensor:
         return self.base.rsample(sample_shape)
 
-    def _where_present(self, log_prob: Tensor) -> Tensor:
-        if not self.answer:
-            raise ValueError("expected the slot to sample 'pres' before log-probabilities are taken, got no 'pres'")
-        return torch.where(self.answer[0] > 0, log_prob, 0.0)
+    def _mask(self) -> Tensor:
+        if not self.pres:
+            raise ValueError("expected the slot to sample 'pres' before log-probabilities are computed, got no 'pres'")
+        return self.pres[0] > 0
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return self._where_present(self.base.log_prob(value))
+        return torch.where(self._mask(), self.base.log_prob(value), 0.0)
 
     def score_parts(self, value: Tensor) -> ScoreParts:
-        # What is drawn can sway 'pres' even where the object ends up absent: a score, unlike a weight, is never masked.
-        parts = self.base.score_parts(value)
-        entropy = parts.entropy_term
-        if isinstance(entropy, Tensor):  # else the number 0
-            entropy = self._where_present(entropy)
-        return ScoreParts(self._where_present(parts.log_prob), parts.score_function, entropy)
+        # This leaves the score function unmasked: the draw can influence ``pres`` even where the object is then absent.
+        return self.base.score_parts(value).scale_and_mask(mask=self._mask())

@@ -1,13 +1,13 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What models and guides have in common: they step through video (contract C2)."""
+"""The base classes of models and guides, which step through video (contract C2)."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import pyro
 import pyro.poutine as poutine
@@ -16,15 +16,14 @@ from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_sqair.scene.frames import check_frames, check_values
 from pyro_sqair.scene.objects import SceneConfig, State, initial_state
 
 
 class Program(PyroModule):
-    """A model or a guide: ``init`` makes a state, ``step`` takes it to the next frame, ``forward`` runs over video.
+    """Base class of models and guides: ``init`` returns a state, ``step`` runs one frame, ``forward`` runs a video.
 
     Args:
-        scene: the sizes that a model and its guide agree on.
+        scene: the sizes that a model and its guide share.
     """
 
     def __init__(self, scene: SceneConfig) -> None:
@@ -44,16 +43,16 @@ class Program(PyroModule):
 
     @property
     def fresh_memory(self) -> Tensor | None:
-        """What is remembered of an object just discovered, shape ``[M]``; None without memory."""
+        """The memory of a newly discovered object, shape ``[M]``; None for a program without memory."""
         return None
 
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
-        """One frame, within whatever plates the caller has opened.
+        """Runs one frame, inside the plates that the caller has opened.
 
         Args:
             t: the index of the frame, from 0.
             state: from :meth:`init` or the previous step.
-            frame: the image, shape ``[B, C, H, W]``; None where there is none to see.
+            frame: the image, shape ``[B, C, H, W]``; None to generate it.
 
         Returns:
             The state of frame t.
@@ -61,38 +60,34 @@ class Program(PyroModule):
         raise NotImplementedError
 
     def length(self, seen: int, steps: int | None) -> int:
-        """How many frames to run over when ``seen`` are given and ``steps`` are asked for."""
+        """The number of frames to run, given the number of frames that are seen and :meth:`forward`'s ``steps``."""
         return seen
 
-    def with_slots(self, num_slots: int) -> Self:
-        """A copy of this program, weights and all, that can hold another number of objects.
+    def part(self, name: str) -> Any:
+        """Returns a component by name; use it inside :meth:`step` instead of attribute access.
 
-        A part that depends on that number has a method ``resize(num_slots)``. For a model and a guide that share parts
-        see :func:`with_slots`.
-
-        Args:
-            num_slots: the number N of slots.
+        Attribute access makes a PyroModule register all parameters of the component, which takes a tenth of a training
+        step if it is done in every frame. :meth:`forward` does it once.
         """
-        (copied,) = with_slots(num_slots, self)
-        return copied
+        modules = self.__dict__["_modules"]
+        return modules[name] if name in modules else self.__dict__[name]
 
     def rehearse(self) -> None:
-        """Runs over three frames with every slot taken, to find parts that do not fit before any work is lost.
+        """Checks that the components fit each other; models and guides call it when they are built.
 
-        In the third a part is called with what it remembers of the second.
-
-        It leaves no trace: random numbers, parameters and handlers stay as they are. A program whose weights are of
-        several types or on several devices cannot run yet, and is left alone.
+        It runs the program on three frames with an object in every slot. Three are needed to call a propagation with
+        the memory that it has returned itself. Random numbers, parameters and handlers are left as they were. A program
+        with weights of several dtypes or devices cannot run yet and is not checked.
 
         Raises:
-            ValueError: if a part draws wrong sites or shapes, or makes images of a wrong size; with the numbers.
+            ValueError: if a component draws wrong sites or shapes, or renders images of a wrong size.
         """
         if len({(parameter.dtype, parameter.device) for parameter in self.parameters()}) > 1:
             return
         like = next(self.parameters(), torch.empty(0))
         slots = range(self.scene.num_slots)
-        taken = {f"frame_0/disc_{i}/pres": like.new_ones(1) for i in slots}
-        taken |= {f"frame_{t}/prop_{i}/pres": like.new_ones(1) for t in (1, 2) for i in slots}
+        pres = {f"frame_0/disc_{i}/pres": like.new_ones(1) for i in slots}
+        pres |= {f"frame_{t}/prop_{i}/pres": like.new_ones(1) for t in (1, 2) for i in slots}
         shape = (self.scene.channels, *self.scene.image_size)
         frames = like.new_zeros(3, 1, *shape)
         devices = [like.device] if like.device.type == "cuda" else []
@@ -104,7 +99,7 @@ class Program(PyroModule):
             pyro.validation_enabled(True),
         ):
             try:
-                states = poutine.condition(self, data=taken)(frames)
+                states = poutine.condition(self, data=pres)(frames)
             except RuntimeError as error:
                 error.add_note(f"expected parts of {type(self).__name__} that fit each other and {self.scene}")
                 raise
@@ -114,45 +109,64 @@ class Program(PyroModule):
                     f"expected a renderer that makes images of shape {list(shape)}, got {list(state.image.shape[-3:])}"
                 )
 
-    def part(self, name: str) -> Any:
-        """A component, without registering its parameters again.
+    def check(self, frames: Tensor, values: bool = True) -> None:
+        """Checks a batch of video: shape, dtype, device and, because that reads the data, optionally the values.
 
-        A PyroModule registers all parameters of a component whenever the attribute is read, which takes a tenth of a
-        training step; :meth:`forward` does it once.
-        """
-        modules = self.__dict__["_modules"]
-        return modules[name] if name in modules else self.__dict__[name]
-
-    def check(self, frames: Tensor) -> None:
-        """Checks frames for shape, dtype and device, and that their values are numbers in [0, 1].
+        Args:
+            frames: expected floating point, shape ``[T, B, C, H, W]`` with B >= 1, dtype and device of the program's
+                weights; T may be 0.
+            values: whether to check that all values are numbers in [0, 1].
 
         Raises:
-            ValueError: says what was expected and what came.
+            ValueError: if the frames do not meet these conditions.
         """
-        check_frames(frames, self.scene.channels, self.scene.image_size, next(self.parameters(), None))
-        check_values(frames)
+        if not isinstance(frames, Tensor):
+            raise ValueError(f"expected frames as a torch.Tensor, got {type(frames).__name__}")
+        size = (self.scene.channels, *self.scene.image_size)
+        if frames.dim() != 5 or tuple(frames.shape[2:]) != size:
+            expected = ", ".join(map(str, size)) if frames.dim() == 5 else "C, H, W"
+            raise ValueError(f"expected frames of shape [T, B, {expected}], got {list(frames.shape)}")
+        if frames.shape[1] == 0:
+            raise ValueError(f"expected at least one sequence in the batch, got frames of shape {list(frames.shape)}")
+        if not frames.is_floating_point():
+            raise ValueError(
+                f"expected floating-point frames with values in [0, 1], got {frames.dtype}; "
+                "for uint8 video divide by 255"
+            )
+        weight = next(self.parameters(), frames)
+        if frames.dtype != weight.dtype or frames.device.type != weight.device.type:
+            raise ValueError(
+                f"expected {weight.dtype} frames on {weight.device}, like the program's weights, got {frames.dtype} on "
+                f"{frames.device}; convert either with .to(...)"
+            )
+        if not values or frames.numel() == 0:
+            return
+        if num_invalid := int((~torch.isfinite(frames)).sum()):
+            raise ValueError(f"expected frames with finite values, got {num_invalid} NaN or infinite values")
+        low, high = (value.item() for value in frames.aminmax())
+        if low < 0 or high > 1:
+            raise ValueError(
+                f"expected frames with values in [0, 1], got values from {low:.4g} to {high:.4g}; "
+                "for video in 0..255 divide by 255"
+            )
 
     def forward(self, frames: Tensor, steps: int | None = None) -> list[State]:
         """Runs over T frames.
 
         Args:
             frames: video, shape ``[S, B, C, H, W]``, values in [0, 1]; S may be 0.
-            steps: how many frames T >= S a model runs over; it generates those after the S-th. The default is S. A
-                guide has nothing to say about frames it cannot see, and stops at S.
+            steps: the number T >= S of frames that a model runs over; it generates those after the S-th. The default
+                is S. A guide always runs over S frames.
 
         Returns:
             The T states.
 
         Raises:
-            ValueError: for frames of another shape or dtype; and, if Pyro's validation is on, for values that are not
-                numbers in [0, 1].
+            ValueError: if :meth:`check` rejects the frames; values are checked if Pyro's validation is enabled.
         """
-        if is_validation_enabled():  # it reads the data, so not in a training loop
-            self.check(frames)
-        else:
-            check_frames(frames, self.scene.channels, self.scene.image_size, next(self.parameters(), None))
+        self.check(frames, values=is_validation_enabled())
         for name in self.__dict__["_modules"]:
-            getattr(self, name)  # for SVI, which looks for parameters in the trace
+            getattr(self, name)  # registers parameters in the trace, where SVI looks for them
         seen, batch = frames.shape[:2]
         states: list[State] = []
         with pyro.plate("sequences", batch, dim=-1):
@@ -163,15 +177,26 @@ class Program(PyroModule):
         return states
 
 
+class GenerativeProgram(Program):
+    """Base class of models, which generate the frames after those that are seen."""
+
+    def length(self, seen: int, steps: int | None) -> int:
+        if steps is not None and steps < seen:
+            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
+        return seen if steps is None else steps
+
+
 P = TypeVar("P", bound=Program)
 
 
 def with_slots(num_slots: int, *programs: P) -> tuple[P, ...]:
-    """Copies of programs that can hold another number of objects; what they share, their copies share too.
+    """Copies trained programs, with room for another number of objects; components they share stay shared.
+
+    A component that depends on the number of slots has a method ``resize(num_slots)``.
 
     Args:
         num_slots: the number N of slots.
-        programs: a model and its guide, say.
+        programs: for example a model and its guide.
     """
     copies = copy.deepcopy(programs)
     for program in copies:
@@ -180,12 +205,3 @@ def with_slots(num_slots: int, *programs: P) -> tuple[P, ...]:
             if resize := getattr(part, "resize", None):
                 resize(num_slots)
     return copies
-
-
-class GenerativeProgram(Program):
-    """A model: it can go on where there are no more frames to see, and generates them."""
-
-    def length(self, seen: int, steps: int | None) -> int:
-        if steps is not None and steps < seen:
-            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
-        return seen if steps is None else steps

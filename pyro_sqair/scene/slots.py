@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Slots: how a program draws one object at a time under short names.
+"""Slots: a program draws one object at a time under short names.
 
 A prior or a guide iterates over the slots of a phase and draws ``pres``, ``where`` and ``what`` in any order::
 
@@ -10,8 +10,8 @@ A prior or a guide iterates over the slots of a phase and draws ``pres``, ``wher
         pyro.sample("where", dist.Normal(previous.where[..., i, :], 0.1).to_event(1))
         pyro.sample("what", dist.Normal(previous.what[..., i, :], 0.1).to_event(1))
 
-Inside the loop a site ``where`` of slot 2 is named ``prop_2/where``; ``pres`` is 0 in a closed slot, and everything
-else counts only where the object is present (contracts C3-C5).
+Inside the loop site ``where`` of slot 2 is named ``prop_2/where``. In a closed slot ``pres`` is 0. All other sites
+count only where the object is present (contracts C3-C5).
 """
 
 from __future__ import annotations
@@ -26,13 +26,16 @@ from pyro.poutine.runtime import Message
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
-from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.objects import Objects, batch_shape
 from pyro_sqair.scene.presence import GatedPresence, IfPresent
-from pyro_sqair.scene.shapes import batch_shape
 
 
 class Prefix(Messenger):
-    """Prepends a prefix to the name of every site drawn, and every plate opened, inside."""
+    """Adds ``prefix/`` to the names of all sample sites and plates inside.
+
+    Args:
+        prefix: for example ``"frame_3"``.
+    """
 
     def __init__(self, prefix: str) -> None:
         super().__init__()
@@ -43,8 +46,8 @@ class Prefix(Messenger):
             msg["name"] = f"{self.prefix}/{msg['name']}"
 
 
-class _Phase(Prefix):
-    """Names what a prior or guide draws outside its slots, such as a latent that all its objects share."""
+class _PhasePrefix(Prefix):
+    """Prefixes the sites outside slots, such as a latent that all objects share."""
 
     def _process_message(self, msg: Message) -> None:
         if (msg["infer"] or {}).get("_slot"):
@@ -57,13 +60,13 @@ class _Phase(Prefix):
 
 
 class _Slot(Messenger):
-    """One slot: names its sites, applies the presence rules and remembers what is drawn."""
+    """Names the sites of one slot, applies the presence rules and records the draws."""
 
     def __init__(self, prefix: str, open: Tensor) -> None:
         super().__init__()
         self.prefix = prefix + "/"
         self.open = open
-        self.answer: list[Tensor] = []
+        self.pres: list[Tensor] = []  # empty until ``pres`` is drawn
         self.draws: dict[str, Tensor] = {}
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -76,30 +79,32 @@ class _Slot(Messenger):
                 )
             msg["fn"] = GatedPresence(msg["fn"], self.open)
         elif not site_is_subsample(msg):
-            msg["fn"] = IfPresent(msg["fn"], self.answer)
+            msg["fn"] = IfPresent(msg["fn"], self.pres)
         msg["name"] = self.prefix + msg["name"]
         msg["infer"] = {**(msg["infer"] or {}), "_slot": True}
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if site_is_subsample(msg):
             return
-        # By now the handlers outside have lengthened the name, so look for this slot's own part of it.
+        # Outer handlers have added their own prefixes by now.
         name = msg["name"].rpartition(self.prefix)[2]
         self.draws[name] = msg["value"]
         if name == "pres":
-            self.answer.append(msg["value"])
+            self.pres.append(msg["value"])
 
 
 class Slots:
     """The slots of one phase of one frame; see the module's docstring.
 
-    On a CPU the loop ends early when every remaining slot is closed for every sequence and particle: such slots add
-    exactly nothing to any weight, and in most frames nothing is discovered. On a GPU looking would cost more than it
-    saves, so all slots are visited.
+    On a CPU the loop stops when all remaining slots are closed in every sequence and particle, because such slots
+    contribute zero to every weight. On a GPU it visits all slots, because the check would cost more than it saves.
+
+    Args:
+        num: the number N of slots.
 
     Attributes:
         phase: ``"prop"`` or ``"disc"``.
-        num: the number N of slots.
+        draws: the values drawn in each visited slot, by site name.
     """
 
     phase: str
@@ -109,11 +114,11 @@ class Slots:
         self.draws: list[dict[str, Tensor]] = []
 
     def phase_prefix(self) -> Messenger:
-        """A context in which to run a prior or a guide: sites outside its slots get the name of the phase."""
-        return _Phase(self.phase)
+        """A context for running a prior or a guide; it adds the phase to the names of sites outside slots."""
+        return _PhasePrefix(self.phase)
 
     def is_open(self, i: int) -> Tensor:
-        """Where slot ``i`` is open, bool, shape ``[*]``; it may depend on what earlier slots drew."""
+        """Where slot ``i`` is open, bool, shape ``[*]``; it may depend on the draws of earlier slots."""
         raise NotImplementedError
 
     def __len__(self) -> int:
@@ -129,7 +134,7 @@ class Slots:
             try:
                 with slot:
                     yield i
-            finally:  # a caller may break out of the loop once it has drawn
+            finally:  # also if the caller leaves the loop early
                 if slot.draws:
                     self.draws.append(slot.draws)
             if missing := {"pres", "where", "what"} - slot.draws.keys():
@@ -139,12 +144,15 @@ class Slots:
                 )
 
     def objects(self, ids: Tensor | None, what_dim: int, like: Tensor) -> Objects:
-        """The objects that were drawn, shape ``[*, N]``.
+        """The objects that were drawn, shape ``[*, N]``, with zeros where absent.
 
         Args:
-            ids: the id of the object in each slot, shape ``[*, N]``; None if they are yet to be given.
+            ids: the id of the object in each slot, shape ``[*, N]``; None for new objects, which have no id yet.
             what_dim: the dimension D of ``what``.
-            like: a tensor whose dtype and device to use where no slot was visited.
+            like: a tensor whose dtype and device to use for slots that were not visited.
+
+        Raises:
+            ValueError: if a site has a wrong size, or no slot was visited although one is open.
         """
         if not self.draws:
             first = self.is_open(0)
@@ -154,7 +162,9 @@ class Slots:
                     f"of phase {self.phase!r}, got none"
                 )
         batch = batch_shape(*(d["pres"].shape for d in self.draws)) if self.draws else torch.Size()
-        rest = self.num - len(self.draws)
+        num_unvisited = self.num - len(self.draws)
+        pres = [d["pres"] for d in self.draws] + [like.new_zeros(()).expand(batch)] * num_unvisited
+        present = torch.stack(pres, -1)
 
         def gather(name: str, size: int) -> Tensor:
             for i, draws in enumerate(self.draws):
@@ -164,16 +174,13 @@ class Slots:
                         f"shape {list(draws[name].shape)}"
                     )
             drawn = [d[name].expand(*batch, size) for d in self.draws]
-            return torch.stack(drawn + [like.new_zeros(size).expand(*batch, size)] * rest, -2)
+            drawn += [like.new_zeros(size).expand(*batch, size)] * num_unvisited
+            # The draws of an absent object are auxiliary variables, which the prior must not depend on.
+            return torch.stack(drawn, -2) * present.unsqueeze(-1)
 
-        pres = [d["pres"] for d in self.draws]
-        present = torch.stack(pres + [like.new_zeros(()).expand(batch)] * rest, -1)
         if ids is None:
             ids = torch.full((self.num,), -1, dtype=torch.int64, device=like.device)
-        ids = torch.where(present > 0, ids, -1)
-        # What an absent object drew is an auxiliary variable: a prior that could read it would not be a prior.
-        there = present.unsqueeze(-1)
-        return Objects(present, gather("where", 4) * there, gather("what", what_dim) * there, ids)
+        return Objects(present, gather("where", 4), gather("what", what_dim), torch.where(present > 0, ids, -1))
 
 
 class PropagationSlots(Slots):
@@ -194,10 +201,10 @@ class PropagationSlots(Slots):
 
 
 class DiscoverySlots(Slots):
-    """The slots of discovery: slot i is open where slot i-1 found an object and there is room for one more.
+    """The slots of discovery: slot i is open where slot i - 1 found an object and there is room for one more.
 
     Args:
-        propagated: the objects propagated to this frame; N minus their number is the room.
+        propagated: the objects propagated to this frame; the room is N minus their number.
     """
 
     phase = "disc"

@@ -1,10 +1,10 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The spatial transformer: from ``where`` to a box, from an image to a glimpse, from glimpses to an image.
+"""The spatial transformer: ``where`` to box, image to glimpse, glimpses to image.
 
-There is no shear (Eslami et al. 2016; Kosiorek et al. 2018, Fig. 1), so the transform acts on rows and columns
-separately. Coordinates run from -1 to 1 between the *outer edges* of the image, so that a box of scale 1 at shift 0 is
+The transform has no rotation or shear (Eslami et al. 2016; Kosiorek et al. 2018, Fig. 1), so it acts on rows and
+columns separately. Coordinates run from -1 to 1 between the outer edges of the image; a box of scale 1 at shift 0 is
 the whole image.
 """
 
@@ -58,26 +58,26 @@ def where_from_boxes(box: Tensor, image_size: tuple[int, int]) -> Tensor:
 
 
 def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
-    """The overlap of two boxes as a share of what they cover together; 0 for empty boxes.
+    """Intersection over union of two boxes; 0 for empty boxes.
 
     Args:
-        first: left, top, width, height, shape [*, 4].
-        second: likewise; the shapes broadcast.
+        first: (left, top, width, height), shape ``[*, 4]``.
+        second: the same; shapes broadcast.
 
     Returns:
-        Shape [*].
+        Shape ``[*]``.
     """
     start = torch.maximum(first[..., :2], second[..., :2])
     stop = torch.minimum(first[..., :2] + first[..., 2:], second[..., :2] + second[..., 2:])
-    shared = (stop - start).clamp(min=0).prod(-1)
-    union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - shared
-    return shared / union.clamp(min=torch.finfo(union.dtype).tiny)
+    intersection = (stop - start).clamp(min=0).prod(-1)
+    union = first[..., 2:].prod(-1) + second[..., 2:].prod(-1) - intersection
+    return intersection / union.clamp(min=torch.finfo(union.dtype).tiny)
 
 
 @functools.lru_cache(maxsize=64)
 def _centres(num: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Centres of ``num`` cells that tile [-1, 1]."""
-    with torch.inference_mode(False):  # what is kept must serve training too
+    with torch.inference_mode(False):  # a cached inference tensor could not be used in training
         return (2 * torch.arange(num, dtype=dtype, device=device) + 1) / num - 1
 
 
@@ -86,7 +86,7 @@ def crop(image: Tensor, where: Tensor, glimpse_size: tuple[int, int]) -> Tensor:
 
     Args:
         image: shape ``[*b, C, H, W]``.
-        where: logits, shape ``[*e, *b, 4]``: one image may be cropped many times (particles, slots) without copies.
+        where: logits, shape ``[*e, *b, 4]``; extra dimensions crop the same image many times without copying it.
         glimpse_size: (h, w) of a glimpse in pixels.
 
     Returns:
@@ -96,7 +96,7 @@ def crop(image: Tensor, where: Tensor, glimpse_size: tuple[int, int]) -> Tensor:
     batch = image.shape[:-3]
     extra = where.shape[: where.dim() - 1 - len(batch)]
     num, copies = batch.numel(), extra.numel()
-    # The glimpses of one image stand below each other in one tall grid, so the image is never repeated.
+    # The glimpses of one image are stacked vertically in one tall grid, so the image is not repeated.
     scale, shift = scale_and_shift(where.reshape(copies, num, 4).transpose(0, 1))
     xs = _centres(width, where.dtype, where.device) * scale[..., :1] + shift[..., :1]
     ys = _centres(height, where.dtype, where.device) * scale[..., 1:] + shift[..., 1:]
@@ -111,7 +111,7 @@ def crop(image: Tensor, where: Tensor, glimpse_size: tuple[int, int]) -> Tensor:
 
 
 class Placement(NamedTuple):
-    """Where glimpses land in an image, as bilinear weights of rows and of columns.
+    """Positions of glimpses in an image, as bilinear weights of rows and of columns.
 
     Attributes:
         rows: shape ``[*, N, H, h]``.
@@ -123,7 +123,7 @@ class Placement(NamedTuple):
 
 
 def place(where: Tensor, glimpse_size: tuple[int, int], image_size: tuple[int, int]) -> Placement:
-    """The inverse transform ``ST^-1`` of Algorithm 1 as hat-function weights.
+    """The inverse transform ``ST^-1`` of Algorithm 1, as bilinear weights.
 
     Args:
         where: logits, shape ``[*, N, 4]``.
@@ -134,7 +134,7 @@ def place(where: Tensor, glimpse_size: tuple[int, int], image_size: tuple[int, i
 
     def weights(axis: int, cells: int, pixels: int) -> Tensor:
         position = (_centres(pixels, where.dtype, where.device) - shift[..., axis, None]) / scale[..., axis, None]
-        index = ((position + 1) * cells - 1) / 2  # which cell of the glimpse a pixel falls on
+        index = ((position + 1) * cells - 1) / 2  # fractional glimpse cell of each pixel
         cell = torch.arange(cells, dtype=where.dtype, device=where.device)
         return (1 - (index.unsqueeze(-1) - cell).abs()).clamp(min=0)
 
@@ -142,9 +142,7 @@ def place(where: Tensor, glimpse_size: tuple[int, int], image_size: tuple[int, i
 
 
 def paste(glimpses: Tensor, placement: Placement) -> Tensor:
-    """Writes glimpses into an image and adds them up (Algorithm 1, lines 3 and 5).
-
-    Two small matrix products: the second one sums over slots as well.
+    """Writes glimpses into an image and sums them over slots (Algorithm 1, lines 3 and 5).
 
     Args:
         glimpses: shape ``[*, N, C, h, w]``, already multiplied by presence.
@@ -159,11 +157,12 @@ def paste(glimpses: Tensor, placement: Placement) -> Tensor:
     tall = placement.rows @ rows_first  # [*, N, H, C w]
     tall = tall.reshape(*batch, slots, pixels, channels, width).transpose(-4, -2)  # [*, C, H, N, w]
     columns = placement.columns.transpose(-1, -2).reshape(*batch, 1, slots * width, -1)
+    # This product sums over slots as well.
     return tall.reshape(*batch, channels, pixels, slots * width) @ columns
 
 
 def coverage(pres: Tensor, placement: Placement) -> Tensor:
-    """How much of each pixel is written by a glimpse: :func:`paste` of glimpses of ones.
+    """Sum of the glimpses' weights at each pixel, equal to :func:`paste` of glimpses of ones.
 
     Args:
         pres: presence, shape ``[*, N]``.

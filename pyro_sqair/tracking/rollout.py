@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Running a trained model and guide: reconstructing, predicting and dreaming up video."""
+"""Rollouts of a trained model and guide: reconstruction, prediction and generation of video."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pyro.poutine as poutine
 import torch
 from torch import Tensor
 
-from pyro_sqair.scene.frames import check_values
 from pyro_sqair.scene.objects import Objects, State, stack_objects
 from pyro_sqair.scene.program import Program
 
@@ -21,7 +20,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         objects: shape ``[T, B, N]``.
-        image: the renderer's mean, shape ``[T, B, C, H, W]``.
+        image: the rendered mean, shape ``[T, B, C, H, W]``.
     """
 
     objects: Objects
@@ -29,14 +28,14 @@ class Rollout(NamedTuple):
 
 
 def _rollout(states: list[State]) -> Rollout:
-    images = [state.image for state in states]
-    assert all(image is not None for image in images)
-    return Rollout(stack_objects([state.objects for state in states]), torch.stack(images))  # type: ignore[arg-type]
+    objects = stack_objects([state.objects for state in states])
+    images = [state.image for state in states if state.image is not None]
+    return Rollout(objects, torch.stack(images))
 
 
 @torch.no_grad()
 def infer_objects(guide: Program, frames: Tensor) -> Objects:
-    """One draw of the objects from the guide.
+    """Samples the objects of a video from the guide.
 
     Args:
         guide: an inference program.
@@ -45,12 +44,12 @@ def infer_objects(guide: Program, frames: Tensor) -> Objects:
     Returns:
         Objects, shape ``[T, B, N]``.
     """
-    check_values(frames)
+    guide.check(frames)
     return stack_objects([state.objects for state in guide(frames)])
 
 
 def reconstruct(model: Program, guide: Program, frames: Tensor) -> Rollout:
-    """Infers the objects of a video and renders them.
+    """Samples the objects of a video from the guide and renders them.
 
     Args:
         model: a generative program.
@@ -61,34 +60,34 @@ def reconstruct(model: Program, guide: Program, frames: Tensor) -> Rollout:
 
 
 def predict(model: Program, guide: Program, frames: Tensor, steps: int) -> Rollout:
-    """Infers the objects of the frames that are seen, then lets the model imagine the rest.
+    """Samples the objects of the frames seen from the guide and one continuation from the model.
 
     Args:
         model: a generative program.
         guide: its inference program.
-        frames: the frames that are seen, shape ``[S, B, C, H, W]``, values in [0, 1].
-        steps: the number T >= S of frames in all.
+        frames: the frames seen, shape ``[S, B, C, H, W]``, values in [0, 1].
+        steps: the total number T >= S of frames.
     """
     return futures(model, guide, frames, steps, 1)[0]
 
 
 @torch.no_grad()
 def futures(model: Program, guide: Program, frames: Tensor, steps: int, num: int) -> list[Rollout]:
-    """Infers the objects of the frames that are seen, once, and lets the model imagine the rest several times.
+    """Samples the objects of the frames seen once, and several continuations from the model.
 
-    The guide runs on the frames it sees; the model is replayed on that trace and runs on.
+    The model is replayed on the guide's trace of the frames seen, and generates the frames after them.
 
     Args:
         model: a generative program.
         guide: its inference program.
-        frames: the frames that are seen, shape ``[S, B, C, H, W]``, values in [0, 1].
-        steps: the number T >= S of frames in all.
-        num: how many futures to imagine.
+        frames: the frames seen, shape ``[S, B, C, H, W]``, values in [0, 1].
+        steps: the total number T >= S of frames.
+        num: the number of continuations.
 
     Returns:
-        Rollouts that agree in the frames seen.
+        Rollouts that are equal in the frames seen.
     """
-    check_values(frames)
+    guide.check(frames)
     if num < 1:
         raise ValueError(f"expected at least one future, got {num}")
     trace = poutine.trace(guide).get_trace(frames)
@@ -97,14 +96,14 @@ def futures(model: Program, guide: Program, frames: Tensor, steps: int, num: int
 
 @torch.no_grad()
 def generate(model: Program, like: Tensor, steps: int, count: Tensor | None = None) -> Rollout:
-    """Draws video from the prior.
+    """Samples video from the prior.
 
     Args:
         model: a generative program.
-        like: frames whose batch size, image size, dtype and device to take, shape ``[S, B, C, H, W]``.
+        like: frames whose batch size, image size, dtype and device to use, shape ``[S, B, C, H, W]``.
         steps: the number T of frames.
-        count: how many objects each sequence begins with, shape ``[B]``; None to draw that too. A count prior that is
-            a price, not a belief, hardly ever draws any.
+        count: the number of objects in the first frame, shape ``[B]``; None to sample it. A count prior that is a
+            fixed price per object rarely samples any.
     """
     if count is not None:
         num_slots = model.scene.num_slots
@@ -113,20 +112,20 @@ def generate(model: Program, like: Tensor, steps: int, count: Tensor | None = No
                 f"expected {like.shape[1]} counts from 0 to {num_slots}, got shape {list(count.shape)} with values "
                 f"{sorted(set(count.tolist()))}"
             )
-        given = {f"frame_0/disc_{i}/pres": (count > i).to(like.dtype) for i in range(int(count.max()) + 1)}
-        return _rollout(poutine.condition(model, data=given)(like[:0], steps))
+        pres = {f"frame_0/disc_{i}/pres": (count > i).to(like.dtype) for i in range(int(count.max()) + 1)}
+        return _rollout(poutine.condition(model, data=pres)(like[:0], steps))
     return _rollout(model(like[:0], steps))
 
 
 def standing_still(rollout: Rollout, seen: int) -> Rollout:
-    """The simplest forecast there is: from the last frame seen on, nothing moves.
+    """Baseline forecast that repeats the last frame seen.
 
     Args:
-        rollout: of which the first frames are kept.
-        seen: how many, at least 1.
+        rollout: a rollout of T frames.
+        seen: the number of frames to keep, at least 1.
 
     Returns:
-        A rollout of the same length.
+        A rollout of T frames.
     """
     frame = torch.arange(len(rollout.image), device=rollout.image.device).clamp(max=seen - 1)
     return Rollout(Objects(*(field[frame] for field in rollout.objects)), rollout.image[frame])

@@ -5,16 +5,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
 import pyro
 import pytest
 import torch
 import torch.nn.functional as F
+from exact_sqair import World, assert_average_is_the_evidence, make_case, make_neural_guide, randomise, weigh
 from pyro import poutine
 from torch import Tensor, nn
 
@@ -66,17 +63,6 @@ def video(length: int = T, batch: int = B) -> Tensor:
     return torch.rand(length, batch, 1, 12, 12)
 
 
-@pytest.fixture(scope="module")
-def exactness() -> ModuleType:
-    """The worlds whose evidence is known in closed form, and the comparison with it."""
-    spec = importlib.util.spec_from_file_location("exactness", Path(__file__).parents[1] / "test_exactness.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # its dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
 @pytest.mark.parametrize("ablation", ABLATIONS)
 class TestEvery:
     def test_sites_are_the_models(self, ablation: Ablation) -> None:
@@ -113,15 +99,15 @@ class TestEvery:
                 stayed, found = stayed + len(old), found + len(new)
         assert min(stayed, found) > 20
 
-    def test_average_weight_is_the_evidence(self, ablation: Ablation, exactness: ModuleType) -> None:
+    def test_average_weight_is_the_evidence(self, ablation: Ablation) -> None:
         torch.set_default_dtype(torch.float64)
-        world = exactness.World(1, 2, "fixed", crowd=0.0)
+        world = World(1, 2, "fixed", crowd=0.0)
 
         def guide(world) -> SQAIRGuide:
-            neural = exactness.make_neural_guide(world)
+            neural = make_neural_guide(world)
             follow = ablation(neural, hidden_size=4)
             if isinstance(follow, nn.Module):
-                exactness.randomise(follow, 0.15)
+                randomise(follow, 0.15)
                 with torch.no_grad():  # proposals as broad as the prior, for what the two share as well
                     follow.glimpse_encoder.what.bias[1:] = 0.8
                     follow.scale_bias.fill_(0.1)
@@ -129,8 +115,8 @@ class TestEvery:
                     follow.what.expected.bias[1:] = 0.4
             return SQAIRGuide(neural.discovery, follow, world.scene)
 
-        case = exactness.make_case(world, guide)
-        exactness.assert_average_is_the_evidence(exactness.weigh(case, 15))
+        case = make_case(world, guide)
+        assert_average_is_the_evidence(weigh(case, 15))
 
 
 def previous(*batch: int) -> Objects:

@@ -5,18 +5,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from exact_sqair import World, make_case
 from torch import Tensor
 
 from pyro_sqair.infer import SMC, smc_evidence
@@ -173,20 +169,6 @@ def test_ancestors_and_what_else_a_run_returns():
 # ---------------------------------------------------------------- a tiny SQAIR
 
 
-@pytest.fixture(scope="module")
-def exactness() -> Iterator[ModuleType]:
-    """The oracle of the importance weights' test: SQAIRs whose evidence is known."""
-    path = Path(__file__).parents[1] / "test_exactness.py"
-    spec = importlib.util.spec_from_file_location("exactness_oracle", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where dataclasses look themselves up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
 WORLDS = {
     "N2-T1": {"num_slots": 2, "length": 1},
     "N1-T2": {"num_slots": 1, "length": 2, "count": "fixed", "crowd": 0.0},
@@ -207,9 +189,9 @@ WORLDS = {
         ("N2-T3", "residual", 0.6),
     ],
 )
-def test_average_evidence_of_a_tiny_sqair(exactness, world, name, threshold):
+def test_average_evidence_of_a_tiny_sqair(world, name, threshold):
     torch.set_default_dtype(torch.float64)
-    case = exactness.make_case(exactness.World(**WORLDS[world]))
+    case = make_case(World(**WORLDS[world]))
     copies = 1500
     frames = case.frames.repeat_interleave(copies, 1)
     evidence = smc_evidence(
@@ -224,9 +206,9 @@ def test_average_evidence_of_a_tiny_sqair(exactness, world, name, threshold):
 # ---------------------------------------------------------------- without resampling
 
 
-def test_without_resampling_it_is_iwae(exactness):
+def test_without_resampling_it_is_iwae():
     torch.set_default_dtype(torch.float64)
-    case = exactness.make_case(exactness.World(num_slots=2, length=3))
+    case = make_case(World(num_slots=2, length=3))
     frames = case.frames.repeat_interleave(5, 1)
     pyro.set_rng_seed(3)
     filtered = smc_evidence(case.model, case.guide, frames, num_particles=7, threshold=0)

@@ -1,11 +1,12 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A program that cannot work says so when it is built, and building it leaves no trace."""
+"""Programs reject frames of a wrong form and components that do not fit each other."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pyro
 import pyro.distributions as dist
@@ -20,14 +21,64 @@ from pyro_sqair.experiments.videos import BallVideos, DigitVideos
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.models import AIR, SQAIR, GRUPropagationPrior
 from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.scene.program import Program
 
 N, D = 3, 2
 SCENE = SceneConfig(N, D, image_size=(12, 10), glimpse_size=(6, 4))
+VIDEO = (3, 2, 1, 12, 10)
+
+
+class TestFrames:
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            torch.rand(VIDEO),
+            torch.rand(VIDEO).double(),
+            torch.rand(VIDEO).half(),
+            torch.rand(VIDEO)[:0],
+            torch.zeros(VIDEO),
+            torch.ones(VIDEO),
+        ],
+    )
+    def test_valid_frames(self, frames):
+        Program(SCENE).check(frames)
+
+    @pytest.mark.parametrize(
+        ("frames", "message"),
+        [
+            (torch.rand(VIDEO).numpy(), r"expected frames as a torch.Tensor, got ndarray"),
+            (torch.rand(3, 2, 12, 10), r"expected frames of shape \[T, B, C, H, W\], got \[3, 2, 12, 10\]"),
+            (torch.rand(3, 2, 3, 12, 10), r"expected .*\[T, B, 1, 12, 10\], got \[3, 2, 3, 12, 10\]"),
+            (torch.rand(3, 2, 1, 10, 12), r"expected .*\[T, B, 1, 12, 10\], got \[3, 2, 1, 10, 12\]"),
+            (torch.rand(3, 0, 1, 12, 10), r"expected at least one sequence .*\[3, 0, 1, 12, 10\]"),
+            (torch.zeros(VIDEO, dtype=torch.uint8), r"expected floating-point .*got torch.uint8.*divide by 255"),
+        ],
+    )
+    def test_wrong_frames(self, frames, message):
+        with pytest.raises(ValueError, match=message):
+            Program(SCENE).check(frames)
+
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            (math.nan, "finite values, got 1 NaN"),
+            (math.inf, "finite values, got 1 NaN or infinite"),
+            (-0.01, r"in \[0, 1\], got values from -0.01 to"),
+            (1.5, r"in \[0, 1\], got values from .* to 1.5"),
+            (200.0, "divide by 255"),
+        ],
+    )
+    def test_wrong_values(self, value, message):
+        frames = torch.rand(VIDEO)
+        frames[1, 0, 0, 2, 3] = value
+        Program(SCENE).check(frames, values=False)
+        with pytest.raises(ValueError, match=message):
+            Program(SCENE).check(frames)
 
 
 def propagation(**changes):
-    """A prior that keeps objects as they are, with some of its sites drawn otherwise or not at all."""
-    laws = {
+    """A propagation prior with some of its distributions replaced, or left out if None."""
+    distributions = {
         "pres": dist.Bernoulli(0.5),
         "where": dist.Normal(torch.zeros(4), 1.0).to_event(1),
         "what": dist.Normal(torch.zeros(D), 1.0).to_event(1),
@@ -35,74 +86,72 @@ def propagation(**changes):
 
     def prior(previous, memory, slots):
         for _ in slots:
-            for name, law in laws.items():
-                if law is not None:
-                    pyro.sample(name, law)
+            for name, distribution in distributions.items():
+                if distribution is not None:
+                    pyro.sample(name, distribution)
 
     return prior
 
 
+def cannot_read_its_own_memory(previous, memory, slots):
+    """The first call gets no memory, so only the second one fails."""
+    propagation()(previous, memory, slots)
+    return previous.where[..., :3] if memory is None else memory + torch.zeros(4)
+
+
+def draws_outside_the_loop(previous, memory, slots):
+    pyro.sample("where", dist.Normal(0.0, 1.0))
+
+
+def draws_nothing(previous, memory, slots):
+    pass
+
+
 def model(**parts) -> SQAIR:
     base = SQAIR.build(SCENE, 8)
-    defaults = {
-        "discovery_prior": base.discovery_prior,
-        "propagation_prior": base.propagation_prior,
-        "renderer": base.renderer,
-    }
+    defaults = {name: base.part(name) for name in ("discovery_prior", "propagation_prior", "renderer")}
     return SQAIR(**(defaults | parts), scene=SCENE)
 
 
 class TestPartsThatDoNotFit:
-    def test_a_fitting_prior_is_taken(self):
+    def test_a_fitting_prior(self):
         assert model(propagation_prior=propagation()).scene == SCENE
 
     @pytest.mark.parametrize("site", ["pres", "where", "what"])
-    def test_a_prior_that_misses_a_site(self, site):
+    def test_a_prior_without_a_site(self, site):
         with pytest.raises(ValueError, match=rf"prop_0.*missing: \['{site}'\]"):
             model(propagation_prior=propagation(**{site: None}))
 
     @pytest.mark.parametrize(("site", "size", "expected"), [("where", 3, 4), ("what", 5, D)])
-    def test_a_prior_that_draws_a_wrong_shape(self, site, size, expected):
-        law = dist.Normal(torch.zeros(size), 1.0).to_event(1)
+    def test_a_site_of_a_wrong_shape(self, site, size, expected):
+        normal = dist.Normal(torch.zeros(size), 1.0).to_event(1)
         with pytest.raises(ValueError, match=f"'{site}' of slot prop_0 to have {expected} dimensions.*{size}"):
-            model(propagation_prior=propagation(**{site: law}))
+            model(propagation_prior=propagation(**{site: normal}))
 
-    @pytest.mark.parametrize("law", [dist.Normal(0.0, 1.0), dist.Beta(1.0, 1.0)])
-    def test_presence_that_is_not_zero_or_one(self, law):
+    @pytest.mark.parametrize("continuous", [dist.Normal(0.0, 1.0), dist.Beta(1.0, 1.0)])
+    def test_continuous_presence(self, continuous):
         with pytest.raises(ValueError, match="'pres' of slot prop_0 to be drawn from a distribution over 0 and 1"):
-            model(propagation_prior=propagation(pres=law))
+            model(propagation_prior=propagation(pres=continuous))
 
-    def test_a_prior_that_cannot_read_its_own_memory(self):
-        """It is first called with none, so only its second call shows."""
-
-        def prior(previous, memory, slots):
-            propagation()(previous, memory, slots)
-            return previous.where[..., :3] if memory is None else memory + torch.zeros(4)
-
-        with pytest.raises(RuntimeError, match=r"(?s)\(3\).*\(4\).*parts of SQAIR that fit each other"):
+    @pytest.mark.parametrize(
+        ("prior", "error", "message"),
+        [
+            (cannot_read_its_own_memory, RuntimeError, r"(?s)\(3\).*\(4\).*parts of SQAIR that fit each other"),
+            (GRUPropagationPrior(D + 1, 8), RuntimeError, f"of SQAIR that fit each other and SceneConf.*what_dim={D}"),
+            (draws_outside_the_loop, ValueError, "'where' to be drawn in a loop"),
+            (draws_nothing, ValueError, "in a loop 'for i in slots:' over the slots of phase 'prop', got none"),
+        ],
+    )
+    def test_a_wrong_prior(self, prior, error, message):
+        with pytest.raises(error, match=message):
             model(propagation_prior=prior)
-
-    def test_a_prior_for_another_size_of_what(self):
-        with pytest.raises(RuntimeError, match=f"parts of SQAIR that fit each other and SceneConfig.*what_dim={D}"):
-            model(propagation_prior=GRUPropagationPrior(D + 1, 8))
-
-    def test_a_prior_that_draws_outside_the_loop(self):
-        def prior(previous, memory, slots):
-            pyro.sample("where", dist.Normal(0.0, 1.0))
-
-        with pytest.raises(ValueError, match="'where' to be drawn in a loop"):
-            model(propagation_prior=prior)
-
-    def test_a_prior_that_draws_nothing(self):
-        with pytest.raises(ValueError, match="in a loop 'for i in slots:' over the slots of phase 'prop', got none"):
-            model(propagation_prior=lambda previous, memory, slots: None)
 
     def test_a_renderer_of_another_image_size(self):
         other = SQAIR.build(dataclasses.replace(SCENE, image_size=(12, 12)), 8).renderer
         with pytest.raises(ValueError, match=r"images of shape \[1, 12, 10\], got \[1, 12, 12\]"):
             model(renderer=other)
 
-    def test_a_decoder_that_does_not_reach_the_glimpse(self):
+    def test_a_decoder_of_another_glimpse_size(self):
         renderer = SQAIR.build(SCENE, 8).renderer
         renderer.decoder = nn.Linear(D, 25)
         with pytest.raises(ValueError, match="24 numbers.*1 channels and 6x4 pixels, got one that makes 25"):
@@ -110,7 +159,7 @@ class TestPartsThatDoNotFit:
         with pytest.raises(ValueError, match="got one that makes 25"):
             AIR(AIR.build(SCENE, 8).discovery_prior, renderer, SCENE)
 
-    def test_a_guide_part_that_misses_a_site(self):
+    def test_a_guide_part_without_a_site(self):
         def discovery(frame, propagated, slots):
             for _ in slots:
                 pyro.sample("pres", dist.Bernoulli(frame.new_tensor(0.5)))
@@ -118,26 +167,19 @@ class TestPartsThatDoNotFit:
         with pytest.raises(ValueError, match="disc_0.*missing"):
             SQAIRGuide(discovery, SQAIRGuide.build(SCENE, 8).propagation, SCENE)
 
-    def test_a_glimpse_larger_than_the_image(self):
-        with pytest.raises(ValueError, match=r"glimpse no larger than the image \(12, 10\), got \(13, 4\)"):
-            SceneConfig(N, D, image_size=(12, 10), glimpse_size=(13, 4))
 
-
-class TestMoreObjectsThanSlots:
-    def test_digits(self):
-        videos = DigitVideos("embedded", dataclasses.replace(published_motion(), max_digits=3))
-        with pytest.raises(ValueError, match="expected at least 3 slots.*got 2"):
-            dataclasses.replace(embedded_digits_preset(), videos=videos)
-
-    def test_balls(self):
-        videos = BallVideos(dataclasses.replace(four_balls(), max_balls=5))
-        with pytest.raises(ValueError, match="expected at least 5 slots.*got 4"):
-            dataclasses.replace(small_balls_preset(), videos=videos)
+def test_more_objects_than_slots():
+    videos = DigitVideos("embedded", dataclasses.replace(published_motion(), max_digits=3))
+    with pytest.raises(ValueError, match="expected at least 3 slots.*got 2"):
+        dataclasses.replace(embedded_digits_preset(), videos=videos)
+    videos = BallVideos(dataclasses.replace(four_balls(), max_balls=5))
+    with pytest.raises(ValueError, match="expected at least 5 slots.*got 4"):
+        dataclasses.replace(small_balls_preset(), videos=videos)
 
 
 class TestRehearsal:
-    def test_leaves_no_trace(self):
-        """Random numbers, the parameter store, and handlers around it are as they were."""
+    def test_has_no_side_effects(self):
+        """Random numbers, the parameter store and outer handlers are unchanged."""
         parts = SQAIR.build(SCENE, 8)
         torch.manual_seed(7)
         expected = torch.rand(3)
@@ -148,8 +190,8 @@ class TestRehearsal:
         assert not tracer.trace.nodes
         assert not list(pyro.get_param_store())
 
-    def test_a_program_of_several_types_is_left_alone(self):
-        """It is about to be converted, and cannot run before."""
+    def test_a_program_of_several_dtypes_is_not_checked(self):
+        """It cannot run before it is converted."""
         base = SQAIR.build(SCENE, 8)
         base.renderer.double()
         assert model(renderer=base.renderer).double().scene == SCENE

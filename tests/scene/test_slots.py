@@ -1,7 +1,9 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Slots name sites, apply the presence rules, and leave out only what adds exactly nothing."""
+"""Slots name sites, apply the presence rules, and skip only what contributes zero."""
+
+from collections.abc import Callable
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +15,6 @@ from torch import Tensor
 
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.models import SQAIR, FixedCount
-from pyro_sqair.scene import objects as scene_module
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots, _Slot
 
@@ -26,23 +27,32 @@ def objects_of(pres: Tensor) -> Objects:
     return Objects(pres, torch.zeros(*pres.shape, 4), torch.zeros(*pres.shape, D), ids)
 
 
-def draw(slots: Slots, pres: float = 0.5, order: str = "pwt") -> None:
-    """A prior that draws every slot, presence first or last."""
+@pytest.fixture
+def all_open() -> PropagationSlots:
+    return PropagationSlots(objects_of(torch.ones(B, N)))
+
+
+def draw_object(pres: float = 0.5, order: str = "pwt", what: float = 0.0) -> None:
+    """Draws pres (p), where (w) and what (t) in the given order."""
+    for name in order:
+        if name == "p":
+            pyro.sample("pres", dist.Bernoulli(torch.tensor(pres)))
+        elif name == "w":
+            pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+        else:
+            pyro.sample("what", dist.Normal(torch.full((D,), what), 1.0).to_event(1))
+
+
+def draw_all(slots: Slots, pres: float = 0.5, order: str = "pwt") -> None:
     for i in slots:
-        for name in order:
-            if name == "p":
-                pyro.sample("pres", dist.Bernoulli(torch.tensor(pres)))
-            elif name == "w":
-                pyro.sample("where", dist.Normal(torch.full((4,), float(i)), 1.0).to_event(1))
-            else:
-                pyro.sample("what", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+        draw_object(pres, order, what=float(i))
 
 
-def traced(slots: Slots, program=draw, **kwargs):
-    """The trace of a program in a plate of B sequences."""
+def traced(slots: Slots, program: Callable = draw_all, **kwargs):
+    """The trace of a program in a plate of sequences."""
 
     def run():
-        with pyro.plate("sequences", slots_batch(slots), dim=-1), Prefix("frame_4"):
+        with pyro.plate("sequences", slots.is_open(0).shape[-1], dim=-1), Prefix("frame_4"):
             program(slots, **kwargs)
 
     trace = poutine.trace(run).get_trace()
@@ -50,93 +60,57 @@ def traced(slots: Slots, program=draw, **kwargs):
     return trace
 
 
-def slots_batch(slots: Slots) -> int:
-    return slots.is_open(0).shape[-1]
-
-
 def sample_sites(trace) -> list[str]:
     return [name for name, site in trace.nodes.items() if site["type"] == "sample" and name != "sequences"]
 
 
 class TestNames:
-    def test_phase_slot_and_prefix(self):
-        trace = traced(PropagationSlots(objects_of(torch.ones(B, N))))
+    def test_propagation_and_discovery(self, all_open):
         expected = [f"frame_4/prop_{i}/{name}" for i in range(N) for name in ("pres", "where", "what")]
-        assert sample_sites(trace) == expected
-
-    def test_discovery(self):
+        assert sample_sites(traced(all_open)) == expected
         trace = traced(DiscoverySlots(objects_of(torch.zeros(B, N))), pres=1.0)
         assert sample_sites(trace)[::3] == [f"frame_4/disc_{i}/pres" for i in range(N)]
 
-    def test_after_the_loop_sites_are_the_programs_own(self):
-        def program(slots):
-            draw(slots)
-            pyro.sample("weather", dist.Normal(0.0, 1.0))
-
-        slots = PropagationSlots(objects_of(torch.ones(B, N)))
-        assert sample_sites(traced(slots, program))[-1] == "frame_4/weather"
-
-    def test_plates_are_prefixed_too_so_every_slot_may_open_the_same(self):
-        def program(slots):
-            for _ in slots:
-                pyro.sample("pres", dist.Bernoulli(0.5))
-                with pyro.plate("axes", 4, dim=-2):
-                    pyro.sample("wobble", dist.Normal(0.0, 1.0))
-                pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-                pyro.sample("what", dist.Normal(torch.zeros(D), 1.0).to_event(1))
-
-        trace = traced(PropagationSlots(objects_of(torch.ones(B, N))), program)
-        assert {f"frame_4/prop_{i}/axes" for i in range(N)} <= set(trace.nodes)
-        assert trace.nodes["frame_4/prop_1/wobble"]["value"].shape == (4, B)
-
-    def test_phase_names_what_is_drawn_outside_slots(self):
-        """Both phases may draw a latent of the same name that their objects share."""
+    def test_sites_outside_the_loop_have_no_slot(self, all_open):
+        """With `phase_prefix`, both phases can draw a latent of the same name."""
 
         def program(slots):
             with slots.phase_prefix():
-                pyro.sample("weather", dist.Normal(0.0, 1.0))
-                for i in slots:
-                    pyro.sample("pres", dist.Bernoulli(0.5))
-                    pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-                    pyro.sample("what", dist.Normal(torch.full((D,), float(i)), 1.0).to_event(1))
+                pyro.sample("shared", dist.Normal(0.0, 1.0))
+                draw_all(slots)
+            pyro.sample("shared", dist.Normal(0.0, 1.0))
 
-        names = sample_sites(traced(PropagationSlots(objects_of(torch.ones(B, N))), program))
-        assert "frame_4/prop/weather" in names
-        assert "frame_4/prop_1/where" in names
+        names = sample_sites(traced(all_open, program))
+        assert names[0] == "frame_4/prop/shared"
+        assert names[2] == "frame_4/prop_0/where"
+        assert names[-1] == "frame_4/shared"
 
-    @pytest.mark.parametrize(("name", "size"), [("where", 3), ("what", D + 1)])
-    def test_draws_of_the_wrong_size_are_named(self, name, size):
-        slots = PropagationSlots(objects_of(torch.ones(B, N)))
-        sizes = {"where": 4, "what": D} | {name: size}
-        for _ in slots:
-            pyro.sample("pres", dist.Bernoulli(0.5))
-            for site, dimensions in sizes.items():
-                pyro.sample(site, dist.Normal(torch.zeros(B, dimensions), 1.0).to_event(1))
-        with pytest.raises(ValueError, match=f"expected site '{name}' of slot prop_0 to have .* dimensions, got"):
-            slots.objects(None, D, torch.empty(0))
-
-    def test_any_iteration_protocol(self):
+    def test_every_slot_can_open_a_plate_of_the_same_name(self, all_open):
         def program(slots):
-            for i, letter in zip(slots, "abc", strict=True):
+            for _ in slots:
+                with pyro.plate("axes", 4, dim=-2):
+                    pyro.sample("extra", dist.Normal(0.0, 1.0))
+                draw_object()
+
+        trace = traced(all_open, program)
+        assert {f"frame_4/prop_{i}/axes" for i in range(N)} <= set(trace.nodes)
+        assert trace.nodes["frame_4/prop_1/extra"]["value"].shape == (4, B)
+
+    def test_zip_over_slots(self, all_open):
+        def program(slots):
+            for _, letter in zip(slots, "abc", strict=True):
                 pyro.sample(letter, dist.Normal(0.0, 1.0))
-                draw_rest(i)
+                draw_object()
 
-        def draw_rest(i):
-            pyro.sample("pres", dist.Bernoulli(0.5))
-            pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-            pyro.sample("what", dist.Normal(torch.zeros(D), 1.0).to_event(1))
-
-        slots = PropagationSlots(objects_of(torch.ones(B, N)))
-        assert len(slots) == N
-        assert {"frame_4/prop_0/a", "frame_4/prop_2/c"} <= set(sample_sites(traced(slots, program)))
+        assert len(all_open) == N
+        assert {"frame_4/prop_0/a", "frame_4/prop_2/c"} <= set(sample_sites(traced(all_open, program)))
 
 
 class TestPresenceRules:
     @pytest.mark.parametrize("order", ["pwt", "wtp", "wpt"])
-    def test_propagation_opens_where_an_object_was(self, order):
+    def test_propagation_is_open_where_an_object_was(self, order):
         before = torch.tensor([[1.0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 1, 1]])
-        slots = PropagationSlots(objects_of(before))
-        trace = traced(slots, pres=1.0, order=order)
+        trace = traced(PropagationSlots(objects_of(before)), pres=1.0, order=order)
         for i in range(N):
             nodes = [trace.nodes[f"frame_4/prop_{i}/{name}"] for name in ("pres", "where", "what")]
             assert torch.equal(nodes[0]["value"], before[:, i])
@@ -145,10 +119,9 @@ class TestPresenceRules:
             for node in nodes[1:]:
                 assert (node["log_prob"][before[:, i] == 1] != 0).all()
 
-    def test_discovery_opens_after_a_find_while_there_is_room(self):
+    def test_discovery_is_open_after_a_find_while_there_is_room(self):
         propagated = (torch.arange(N) < torch.tensor([0, 1, 2, 3] * 50).unsqueeze(-1)).float()
-        slots = DiscoverySlots(objects_of(propagated))
-        trace = traced(slots, pres=0.7)
+        trace = traced(DiscoverySlots(objects_of(propagated)), pres=0.7)
         found = torch.stack([trace.nodes[f"frame_4/disc_{i}/pres"]["value"] for i in range(N)], -1)
         room = N - propagated.sum(-1)
         assert (found.sum(-1) <= room).all()
@@ -162,51 +135,43 @@ class TestPresenceRules:
             assert (log_prob[~is_open] == 0).all()
             assert (log_prob[is_open] != 0).all()
 
-    def test_extra_latents_are_recorded_and_count_only_where_present(self):
+    def test_extra_latents_are_recorded_and_count_only_where_present(self, all_open):
         def program(slots):
             for _ in slots:
                 pyro.sample("velocity", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-                pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-                pyro.sample("what", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+                draw_object(order="wt")
                 pyro.sample("pres", dist.Bernoulli(torch.tensor([1.0, 0.0] * (B // 2))))
-                pyro.sample("colour", dist.Categorical(torch.ones(3)))  # after presence as well as before
+                pyro.sample("colour", dist.Categorical(torch.ones(3)))
 
-        slots = PropagationSlots(objects_of(torch.ones(B, N)))
-        trace = traced(slots, program)
-        for i, drawn in enumerate(slots.draws):
+        trace = traced(all_open, program)
+        for i, draws in enumerate(all_open.draws):
             for name in ("velocity", "colour"):
                 node = trace.nodes[f"frame_4/prop_{i}/{name}"]
-                assert torch.equal(drawn[name], node["value"])
+                assert torch.equal(draws[name], node["value"])
                 assert (node["log_prob"][1::2] == 0).all()
                 assert (node["log_prob"][::2] != 0).all()
 
-    def test_values_given_from_outside_are_recorded(self):
+    def test_conditioned_values_are_recorded(self, all_open):
         where = torch.randn(B, 4)
-        slots = PropagationSlots(objects_of(torch.ones(B, N)))
-
-        def run():
-            with pyro.plate("sequences", B, dim=-1), Prefix("frame_4"):
-                draw(slots)
-
-        poutine.condition(run, {"frame_4/prop_1/where": where})()
-        assert torch.equal(slots.draws[1]["where"], where)
+        with poutine.condition(data={"frame_4/prop_1/where": where}):
+            traced(all_open)
+        assert torch.equal(all_open.draws[1]["where"], where)
 
 
 class TestObjects:
-    def test_what_was_drawn(self):
+    def test_draws_of_present_objects(self):
         before = torch.tensor([[1.0, 1, 0], [1, 0, 0], [1, 1, 1]])
         slots = PropagationSlots(objects_of(before))
         trace = traced(slots)
         result = slots.objects(torch.arange(10, 10 + N).expand(3, N), D, before)
         for i in range(N):
-            for name in ("pres", "where", "what"):
-                drawn = trace.nodes[f"frame_4/prop_{i}/{name}"]["value"]
-                # what an absent object drew shows nowhere
-                there = result.pres[:, i] if name == "pres" else result.pres[:, i, None]
-                assert torch.equal(getattr(result, name)[:, i], drawn * there)
+            pres, where, what = (trace.nodes[f"frame_4/prop_{i}/{name}"]["value"] for name in ("pres", "where", "what"))
+            assert torch.equal(result.pres[:, i], pres)
+            assert torch.equal(result.where[:, i], where * pres.unsqueeze(-1))
+            assert torch.equal(result.what[:, i], what * pres.unsqueeze(-1))
         assert torch.equal(result.id, torch.where(result.pres > 0, torch.arange(10, 10 + N), -1))
 
-    def test_slots_not_visited_hold_nobody(self):
+    def test_slots_that_are_not_visited_are_absent(self):
         before = torch.tensor([[1.0, 0, 0], [1, 0, 0]])
         slots = PropagationSlots(objects_of(before))
         traced(slots, pres=1.0)
@@ -231,68 +196,60 @@ class TestObjects:
         traced(slots, pres=1.0)
         assert (slots.objects(None, D, torch.empty(0)).id == -1).all()
 
+    @pytest.mark.parametrize(("name", "size", "others"), [("where", 3, "pt"), ("what", D + 1, "pw")])
+    def test_draws_of_a_wrong_size(self, all_open, name, size, others):
+        for _ in all_open:
+            draw_object(order=others)
+            pyro.sample(name, dist.Normal(torch.zeros(B, size), 1.0).to_event(1))
+        with pytest.raises(ValueError, match=f"expected site '{name}' of slot prop_0 to have .* dimensions, got"):
+            all_open.objects(None, D, torch.empty(0))
+
 
 class TestErrors:
     @pytest.mark.parametrize(
         ("order", "missing"), [("pw", ["what"]), ("wt", ["pres"]), ("", ["pres", "what", "where"])]
     )
-    def test_missing_sites(self, order, missing):
-        slots = PropagationSlots(objects_of(torch.ones(B, N)))
-        with pytest.raises(
-            ValueError, match=rf"expected sites .* in slot prop_0.*missing: \[{', '.join(map(repr, missing))}\]"
-        ):
-            traced(slots, order=order)
+    def test_missing_sites(self, all_open, order, missing):
+        names = ", ".join(map(repr, missing))
+        with pytest.raises(ValueError, match=rf"expected sites .* in slot prop_0.*missing: \[{names}\]"):
+            traced(all_open, order=order)
         assert not _PYRO_STACK
 
-    def test_an_error_in_the_loop_leaves_nothing_on_the_stack(self):
+    def test_an_error_in_the_loop_leaves_no_handler_on_the_stack(self, all_open):
         def program(slots):
             for i in slots:
-                pyro.sample("pres", dist.Bernoulli(0.5))
+                draw_object()
                 if i == 1:
-                    raise RuntimeError("the user's own mistake")
-                pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-                pyro.sample("what", dist.Normal(torch.zeros(D), 1.0).to_event(1))
+                    raise RuntimeError("error in user code")
 
-        with pytest.raises(RuntimeError, match="the user's own mistake") as error:
-            traced(PropagationSlots(objects_of(torch.ones(B, N))), program)
-        assert not _PYRO_STACK, "even while the traceback keeps the loop alive"
+        with pytest.raises(RuntimeError, match="error in user code") as error:
+            traced(all_open, program)
+        assert not _PYRO_STACK, "the traceback keeps the loop alive, but the handler must be gone"
         del error
-        assert not _PYRO_STACK
-        traced(PropagationSlots(objects_of(torch.ones(B, N))))  # and the next program runs as ever
-
-    def test_leaving_the_loop_early_leaves_nothing_on_the_stack(self):
-        def program(slots):
-            for _ in slots:
-                break
-
-        traced(PropagationSlots(objects_of(torch.ones(B, N))), program)
+        traced(all_open)
         assert not _PYRO_STACK
 
-    @pytest.mark.parametrize("leave", ["break", "return"])
-    def test_an_object_drawn_before_leaving_the_loop_is_not_lost(self, leave):
-        """What is in the trace is in the scene, or leaving is an error that says so."""
+    @pytest.mark.parametrize("num_drawn", [0, 2])
+    def test_leaving_the_loop_early(self, all_open, num_drawn):
+        """It leaves no handler on the stack, and all objects in the trace are in the scene."""
 
         def program(slots):
             for i in slots:
-                pyro.sample("pres", dist.Bernoulli(1.0))
-                pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
-                pyro.sample("what", dist.Normal(torch.zeros(D), 1.0).to_event(1))
-                if i == 1:
-                    if leave == "break":
-                        break
-                    return
+                if num_drawn > 0:
+                    draw_object(pres=1.0)
+                if i + 1 >= num_drawn:
+                    break
 
-        slots = PropagationSlots(objects_of(torch.ones(B, N)))
-        try:
-            trace = traced(slots, program)
-        except ValueError:
-            return
-        drawn = sum(trace.nodes[name]["value"].sum() for name in sample_sites(trace) if name.endswith("pres"))
-        assert slots.objects(torch.arange(N), D, torch.empty(0)).pres.sum() == drawn
+        trace = traced(all_open, program)
+        assert not _PYRO_STACK
+        drawn = [name for name in sample_sites(trace) if name.endswith("pres")]
+        assert len(drawn) == num_drawn
+        if num_drawn > 0:
+            assert all_open.objects(torch.arange(N), D, torch.empty(0)).num_present.tolist() == [num_drawn] * B
 
 
 def visit_all(slots: Slots):
-    """The loop over slots without its early end."""
+    """Iterates over all slots, without stopping early."""
     slots.draws = []
     for i in range(slots.num):
         slot = _Slot(f"{slots.phase}_{i}", slots.is_open(i))
@@ -301,23 +258,17 @@ def visit_all(slots: Slots):
         slots.draws.append(slot.draws)
 
 
-class TestEarlyEnd:
-    """Leaving out slots that are closed everywhere changes no weight: programs with and without it agree."""
-
-    def programs(self, dtype=torch.float64):
-        model = SQAIR.build(SCENE, 8, count=FixedCount(1.0, 1.0)).to(dtype)
-        guide = SQAIRGuide.build(SCENE, 8).to(dtype)
-        torch.nn.init.zeros_(guide.propagation.pres[-1].bias)  # so that objects are lost, in the middle too
-        return model, guide
-
-    def test_slots_are_left_out(self):
+class TestEarlyStop:
+    def test_closed_slots_are_skipped(self):
         slots = PropagationSlots(objects_of(torch.tensor([[1.0, 0, 0], [1, 1, 0]])))
         assert sample_sites(traced(slots))[-1] == "frame_4/prop_1/what"
-        slots = DiscoverySlots(objects_of(torch.ones(B, N)))
-        assert list(slots) == []
+        assert list(DiscoverySlots(objects_of(torch.ones(B, N)))) == []
 
-    def test_weights_are_the_same(self, monkeypatch):
-        model, guide = self.programs()
+    def test_weights_do_not_change(self, monkeypatch):
+        """Programs that skip closed slots and programs that visit all slots have the same weights and objects."""
+        model = SQAIR.build(SCENE, 8, count=FixedCount(1.0, 1.0)).double()
+        guide = SQAIRGuide.build(SCENE, 8).double()
+        torch.nn.init.zeros_(guide.propagation.pres[-1].bias)  # removes objects, also from middle slots
         frames = torch.rand(5, 2, 1, 12, 12, dtype=torch.float64)
         runs = []
         for _ in range(8):
@@ -325,9 +276,9 @@ class TestEarlyEnd:
             runs.append((short, poutine.trace(poutine.replay(model, trace=short)).get_trace(frames)))
 
         monkeypatch.setattr(Slots, "__iter__", visit_all)
-        for module in scene_module, *users_of_trim_slots():
-            monkeypatch.setattr(module, "trim_slots", lambda objects: objects)
-        left_out = 0
+        for module in ("guides.propagation", "models.propagation", "models.renderer", "nn.networks"):
+            monkeypatch.setattr(f"pyro_sqair.{module}.trim_slots", lambda objects: objects)
+        skipped = 0
         for short, short_model in runs:
             full = poutine.trace(poutine.replay(guide, trace=short)).get_trace(frames)
             full_model = poutine.trace(poutine.replay(model, trace=full)).get_trace(frames)
@@ -336,24 +287,14 @@ class TestEarlyEnd:
                 every.compute_log_prob()
                 assert set(sample_sites(few)) <= set(sample_sites(every))
                 for name in sample_sites(every):
-                    right = every.nodes[name]["log_prob"]
+                    log_prob = every.nodes[name]["log_prob"]
                     if name in few:
-                        torch.testing.assert_close(few.nodes[name]["log_prob"], right, rtol=1e-12, atol=1e-12)
+                        torch.testing.assert_close(few.nodes[name]["log_prob"], log_prob, rtol=1e-12, atol=1e-12)
                     else:
-                        assert (right == 0).all()
-                        left_out += 1
-            # and who is there in the end is the same
+                        assert (log_prob == 0).all()
+                        skipped += 1
             for left, right in zip(short.nodes["_RETURN"]["value"], full.nodes["_RETURN"]["value"], strict=True):
                 assert torch.equal(left.objects.pres, right.objects.pres)
                 assert torch.equal(left.objects.id, right.objects.id)
                 assert torch.equal(left.objects.what, right.objects.what)
-        assert left_out > 100
-
-
-def users_of_trim_slots():
-    from pyro_sqair.guides import propagation as guide
-    from pyro_sqair.models import propagation as prior
-    from pyro_sqair.models import renderer
-    from pyro_sqair.nn import networks
-
-    return [module for module in (networks, guide, prior, renderer) if hasattr(module, "trim_slots")]
+        assert skipped > 100
