@@ -52,7 +52,7 @@ class ImageNormal(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         squares = (value - self.mean_image).square().flatten(-3).sum(-1)
-        constant = self.event_shape.numel() * (math.log(self.std) + _HALF_LOG_TAU)
+        constant = math.prod(self.event_shape) * (math.log(self.std) + _HALF_LOG_TAU)
         return squares * (-0.5 / self.std**2) - constant
 
 

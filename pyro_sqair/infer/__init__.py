@@ -18,7 +18,7 @@ from pyro_sqair.infer.dreg import DReG
 from pyro_sqair.infer.fivo import FIVO
 from pyro_sqair.infer.iwae import IWAEWithoutScore
 from pyro_sqair.infer.multi_sample import MultiSampleELBO
-from pyro_sqair.infer.nvil import NVIL, BaselinedGuide, NeuralBaseline, with_baselines
+from pyro_sqair.infer.nvil import NVIL, NeuralBaseline
 from pyro_sqair.infer.ovis import OVIS
 from pyro_sqair.infer.released import ReleasedSQAIRSignal
 from pyro_sqair.infer.renyi import RenyiWarmup
@@ -34,7 +34,6 @@ __all__ = [
     "RWS",
     "SMC",
     "VIMCO",
-    "BaselinedGuide",
     "Bounds",
     "DReG",
     "DataMean",
@@ -54,5 +53,4 @@ __all__ = [
     "iwae_bound",
     "mean_over_data",
     "smc_evidence",
-    "with_baselines",
 ]
