@@ -27,7 +27,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from pyro_sqair.guides import SQAIRGuide
-from pyro_sqair.infer import VIMCO, check_sites, iwae_bound
+from pyro_sqair.infer import VIMCO, check_sites, evaluate_bounds
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR, CategoricalCount, DiscoveryPrior, FixedCount
 from pyro_sqair.networks import SetEncoder
@@ -436,7 +436,7 @@ def test_average_weight_under_a_trained_neural_guide() -> None:
 
     def average_bound() -> float:
         copies = case.frames.repeat_interleave(200, 1)
-        return iwae_bound(case.model, case.guide, copies, num_particles=10).mean().item()
+        return evaluate_bounds(case.model, case.guide, copies, num_particles=10).iwae.value.mean().item()
 
     before = average_bound()
     loss = VIMCO(10, max_plate_nesting=1)(case.model, case.guide)
@@ -513,7 +513,7 @@ def test_iwae_rises_to_the_evidence_from_below() -> None:
     means, errors = [], []
     for num_particles, repeats in ((1, 4000), (8, 2000), (64, 400), (2000, 40)):
         copies = case.frames.expand(-1, repeats, -1, -1, -1)  # each is an estimate of its own
-        bound = iwae_bound(case.model, case.guide, copies, num_particles=num_particles, chunk=200)
+        bound = evaluate_bounds(case.model, case.guide, copies, num_particles=num_particles, chunk=200).iwae.value
         means.append(bound.mean().item())
         errors.append(bound.std().item() / math.sqrt(repeats))
     assert all(mean < evidence + 4 * error for mean, error in zip(means, errors, strict=True))

@@ -3,17 +3,7 @@
 
 """Estimators and bounds for any Pyro model and guide; nothing here knows of SQAIR."""
 
-from pyro_sqair.infer.bounds import (
-    Bounds,
-    DataMean,
-    DatumEstimate,
-    Terms,
-    effective_sample_size,
-    elbo_terms,
-    evaluate_bounds,
-    iwae_bound,
-    mean_over_data,
-)
+from pyro_sqair.infer.bounds import Bounds, DataMean, DatumEstimate, evaluate_bounds, mean_over_data
 from pyro_sqair.infer.dreg import DReG
 from pyro_sqair.infer.fivo import FIVO
 from pyro_sqair.infer.iwae import IWAEWithoutScore
@@ -45,12 +35,8 @@ __all__ = [
     "Particles",
     "ReleasedSQAIRSignal",
     "RenyiWarmup",
-    "Terms",
     "check_sites",
-    "effective_sample_size",
-    "elbo_terms",
     "evaluate_bounds",
-    "iwae_bound",
     "mean_over_data",
     "smc_evidence",
 ]

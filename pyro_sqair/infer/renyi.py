@@ -26,7 +26,7 @@ class RenyiWarmup(ELBO):
     A step is a call that makes gradients: `differentiable_loss` or `surrogate` with gradients enabled, or
     `loss_and_grads`. Every loss, that of `loss` and of calls under `torch.no_grad` too, is of the bound at the
     order of the step to come: during the warm-up it falls for this reason alone, and is comparable to other runs
-    only after it. Evaluate by `iwae_bound`.
+    only after it. Evaluate by `evaluate_bounds`.
 
     Args:
         estimator: any estimator of this package; its `alpha` is set before each call.

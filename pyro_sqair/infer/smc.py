@@ -237,7 +237,7 @@ def smc_evidence(
     resampling: str | Scheme = "systematic",
     threshold: float = 0.5,
 ) -> Tensor:
-    """log Z of every sequence: a bound on log p(x_{1:T}) in expectation, usually far tighter than `iwae_bound`.
+    """log Z of every sequence: a bound on log p(x_{1:T}) in expectation, usually far tighter than the IWAE bound.
 
     Args:
         model: has `init(batch)` and `step(t, state, frame)`.
@@ -245,7 +245,7 @@ def smc_evidence(
         frames: shape [T, B, ...].
         num_particles: K; memory does not depend on T.
         resampling: see `SMC`.
-        threshold: see `SMC`; at 0 this *is* `iwae_bound`.
+        threshold: see `SMC`; at 0 this is the IWAE bound.
 
     Returns:
         Shape [B], in nats.

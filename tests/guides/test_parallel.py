@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from pyro_sqair.data import held_out
 from pyro_sqair.evaluation import count_accuracy
 from pyro_sqair.guides import SQAIRGuide, parallel_guide
-from pyro_sqair.infer import VIMCO, check_sites, iwae_bound
+from pyro_sqair.infer import VIMCO, check_sites, evaluate_bounds
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR
 from pyro_sqair.presets import preset
@@ -180,7 +180,7 @@ def test_it_learns_to_count() -> None:
     optimizer = torch.optim.Adam(objective.parameters(), fused=True)
 
     def bound() -> Tensor:
-        return iwae_bound(model, program, test.frames, num_particles=5).mean() / 3
+        return evaluate_bounds(model, program, test.frames, num_particles=5).iwae.value.mean() / 3
 
     before = bound()
     with pyro.validation_enabled(False):
