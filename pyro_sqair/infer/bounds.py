@@ -76,46 +76,30 @@ def evaluate_bounds(
     if num_particles < 1 or chunk < 1:
         raise ValueError(f"expected num_particles and chunk >= 1, got {num_particles} and {chunk}")
     max_plate_nesting = guess_max_plate_nesting(model, guide, args, kwargs)
-    sizes = [min(chunk, num_particles - start) for start in range(0, num_particles, chunk)]
+    chunks = []
+    for start in range(0, num_particles, chunk):
+        size = min(chunk, num_particles - start)
+        particles = log_weights(
+            model, guide, args, kwargs, num_particles=size, max_plate_nesting=max_plate_nesting, with_score=False
+        )
+        if particles.scale != 1.0 and size < num_particles:
+            raise ValueError(
+                f"expected the same data in every chunk, got a plate that subsamples "
+                f"(scale {particles.scale:g}). Evaluate on explicit batches, or leave chunk unset."
+            )
+        # Not log p(x | z) - log w: where both are -inf, the ratio of q to p is still finite.
+        log_ratio = particles.log_q - particles.log_prior
+        chunks.append(torch.stack((particles.log_weight, particles.log_likelihood, log_ratio)))
     # Double precision: log weights are thousands of nats, and their differences matter.
-    chunks = [_terms(model, guide, args, kwargs, size, max_plate_nesting, len(sizes) > 1).double() for size in sizes]
-    terms = torch.cat(chunks, 1)  # [3, K, *batch]
+    terms = torch.cat(chunks, 1).double()  # [3, K, *batch]
     log_weight = terms[0]
     ess = effective_sample_size(log_weight)
     unseen = math.nan if num_particles == 1 else 1 / (num_particles - 1)
     iwae_error = ((num_particles / ess - 1).clamp(min=0) * unseen).sqrt()  # K / ess may round to less than 1
     iwae = DatumEstimate(log_mean_exp(log_weight), iwae_error)
-    means = zip(terms.mean(1), (terms.var(1, correction=0) * unseen).sqrt(), strict=True)
-    return Bounds(iwae, *(DatumEstimate(*pair) for pair in means), ess, log_weight)
-
-
-def _terms(
-    model: Callable,
-    guide: Callable,
-    args: tuple,
-    kwargs: dict[str, Any],
-    num_particles: int,
-    max_plate_nesting: int,
-    is_chunk: bool,
-) -> Tensor:
-    """log w, log p(x | z) and log q(z | x) / p(z) of some particles, shape [3, K, *batch]."""
-    particles = log_weights(
-        model,
-        guide,
-        args,
-        kwargs,
-        num_particles=num_particles,
-        max_plate_nesting=max_plate_nesting,
-        with_score=False,
-    )
-    if is_chunk and particles.scale != 1.0:
-        raise ValueError(
-            f"expected the same data in every chunk, got a plate that subsamples "
-            f"(scale {particles.scale:g}). Evaluate on explicit batches, or leave chunk unset."
-        )
-    # Not log p(x | z) - log w: where both are -inf, the ratio of q to p is still finite.
-    log_ratio = particles.log_q - particles.log_prior
-    return torch.stack((particles.log_weight, particles.log_likelihood, log_ratio))
+    errors = (terms.var(1, correction=0) * unseen).sqrt()
+    elbo, reconstruction, kl = (DatumEstimate(*pair) for pair in zip(terms.mean(1), errors, strict=True))
+    return Bounds(iwae, elbo, reconstruction, kl, ess, log_weight)
 
 
 def mean_over_data(*batches: DatumEstimate) -> DataMean:

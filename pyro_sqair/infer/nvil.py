@@ -16,7 +16,7 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
-from pyro_sqair.infer.log_weights import matched_sites
+from pyro_sqair.infer.log_weights import matched_sites, unmasked_score
 from pyro_sqair.infer.plates import PlatedSite
 
 
@@ -80,16 +80,14 @@ def _check_finite(sites: list[PlatedSite], program: str) -> None:
             got = "NaN" if log_prob.isnan().any() else "infinite ones"
             raise ValueError(
                 f"expected finite log-probabilities, got {got} at site {site['name']!r} of the {program}. Check that "
-                "its value is a number in the support, and keep probabilities off 0 and 1 and scales off 0."
+                "its value is a number in the support, and keep probabilities away from 0 and 1 and scales away from 0."
             )
 
 
 def _correct_score(site: Any) -> None:
-    fn, parts = site["fn"], site["score_parts"]
-    if isinstance(fn, MaskedDistribution):
-        if fn._mask is False:  # Pyro then drops the score, although other draws may depend on this one
-            score = fn.base_dist.score_parts(site["value"]).score_function
-            site["score_parts"] = parts._replace(score_function=score)
+    parts = site["score_parts"]
+    if isinstance(site["fn"], MaskedDistribution):
+        site["score_parts"] = parts._replace(score_function=unmasked_score(site, parts))
     elif site["unscaled_log_prob"] is not parts.score_function:
         # The distribution masks its own log-probability, perhaps by a later draw m that depends on this one. Pyro drops
         # the gradient of m log q with respect to the parameters of q, because E[grad(log q)] = 0, but
