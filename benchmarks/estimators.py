@@ -35,17 +35,7 @@ import tyro
 from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_sqair.infer import (
-    NVIL,
-    OVIS,
-    RWS,
-    VIMCO,
-    DReG,
-    IWAEWithoutScore,
-    NeuralBaseline,
-    ReleasedSQAIRSignal,
-    with_baselines,
-)
+from pyro_sqair.infer import NVIL, OVIS, RWS, VIMCO, DReG, IWAEWithoutScore, NeuralBaseline, ReleasedSQAIRSignal
 
 ESTIMATORS: dict[str, Callable[[int], ELBO]] = {
     "VIMCO": lambda k: VIMCO(k, 1),
@@ -89,11 +79,12 @@ class Discrete:
             c = pyro.sample("c", dist.Bernoulli(logits=1.5 * b - 0.5))
             pyro.sample("x", dist.Normal(2 * b - c, 1.0), obs=x)
 
-    def guide(self, phi: list[Tensor]) -> Callable[[Tensor], None]:
+    def guide(self, phi: list[Tensor], baseline: NeuralBaseline | None = None) -> Callable[[Tensor], None]:
         def guide(x: Tensor) -> None:
+            infer = baseline_of(x, baseline)
             with pyro.plate("data", len(x)):
-                b = pyro.sample("b", dist.Bernoulli(logits=phi[0] * x + phi[1]))
-                pyro.sample("c", dist.Bernoulli(logits=phi[2] * b + phi[3]))
+                b = pyro.sample("b", dist.Bernoulli(logits=phi[0] * x + phi[1]), infer=infer)
+                pyro.sample("c", dist.Bernoulli(logits=phi[2] * b + phi[3]), infer=infer)
 
         return guide
 
@@ -112,15 +103,21 @@ class Mixed:
             d2 = pyro.sample("d2", dist.Bernoulli(logits=0.5 * z2))
             pyro.sample("x", dist.Normal(z1 + 0.7 * z2 * d2 + d1, 0.5), obs=x)
 
-    def guide(self, phi: list[Tensor]) -> Callable[[Tensor], None]:
+    def guide(self, phi: list[Tensor], baseline: NeuralBaseline | None = None) -> Callable[[Tensor], None]:
         def guide(x: Tensor) -> None:
+            infer = baseline_of(x, baseline)
             with pyro.plate("data", len(x)):
                 z1 = pyro.sample("z1", dist.Normal(phi[0] * x, phi[1].exp()))
-                d1 = pyro.sample("d1", dist.Bernoulli(logits=phi[2] * z1 + phi[3]))
+                d1 = pyro.sample("d1", dist.Bernoulli(logits=phi[2] * z1 + phi[3]), infer=infer)
                 z2 = pyro.sample("z2", dist.Normal(phi[4] * z1 + phi[5] * d1, phi[6].exp()))
-                pyro.sample("d2", dist.Bernoulli(logits=phi[7] * z2 + phi[8] * d1))
+                pyro.sample("d2", dist.Bernoulli(logits=phi[7] * z2 + phi[8] * d1), infer=infer)
 
         return guide
+
+
+def baseline_of(x: Tensor, network: NeuralBaseline | None) -> dict:
+    """What `pyro.sample` takes as `infer`: a baseline that depends on the datum, or nothing."""
+    return {"baseline": {"nn_baseline": network, "nn_baseline_input": x[:, None]}} if network else {}
 
 
 def parameters(pair: Discrete | Mixed, replicas: int) -> list[Tensor]:
@@ -130,9 +127,7 @@ def parameters(pair: Discrete | Mixed, replicas: int) -> list[Tensor]:
 def gradients(pair: Discrete | Mixed, elbo: ELBO, replicas: int, baseline: NeuralBaseline) -> Tensor:
     """Of the bound with respect to the guide's parameters: [parameters, replicas]."""
     phi = parameters(pair, replicas)
-    guide: Callable = pair.guide(phi)
-    if isinstance(elbo, NVIL):
-        guide = with_baselines(guide, {"*": baseline}, lambda x: x[:, None])
+    guide = pair.guide(phi, baseline if isinstance(elbo, NVIL) else None)
     loss = elbo.differentiable_loss(pair.model, guide, torch.full((replicas,), X))
     return -torch.stack(torch.autograd.grad(loss, phi, materialize_grads=True))
 
@@ -141,7 +136,7 @@ def trained_baseline(pair: Discrete | Mixed) -> NeuralBaseline:
     """A baseline that knows the datum, after it has seen the costs."""
     baseline = NeuralBaseline(1, [])
     optimiser = torch.optim.Adam(baseline.parameters(), 0.05)
-    guide = with_baselines(pair.guide(parameters(pair, 500)), {"*": baseline}, lambda x: x[:, None])
+    guide = pair.guide(parameters(pair, 500), baseline)
     for _ in range(200):
         optimiser.zero_grad()
         NVIL(1, 1).differentiable_loss(pair.model, guide, torch.full((500,), X)).backward()

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a guide attaches a baseline to a discrete draw, for estimators that use one (Mnih & Gregor 2014)."""
+"""Attaches a baseline to a discrete draw, for estimators that use one (Mnih & Gregor 2014)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 
 def baseline_options(network: nn.Module | None, known: Tensor) -> InferDict | None:
-    """What to pass to ``pyro.sample`` as ``infer``.
+    """The argument ``infer`` of ``pyro.sample``.
 
     Args:
-        network: maps what is known to the cost expected downstream of the draw, ``[*, F]`` to ``[*]``; None for no
-            baseline.
-        known: what is known before the draw, shape ``[*, F]``. Pyro detaches it: the network teaches the guide nothing.
+        network: predicts the cost downstream of the draw, ``[*, F]`` to ``[*]``; None for no baseline.
+        known: features known before the draw, shape ``[*, F]``. Pyro detaches them, so the guide is not trained by
+            the baseline's error.
     """
     if network is None:
         return None
-    options: Any = {"baseline": {"nn_baseline": network, "nn_baseline_input": known}}  # a key that Pyro's type lacks
+    options: Any = {"baseline": {"nn_baseline": network, "nn_baseline_input": known}}  # Pyro's type lacks this key
     return options

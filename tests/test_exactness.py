@@ -26,7 +26,7 @@ from exact_sqair import (
 from pyro import poutine
 from torch import Tensor
 
-from pyro_sqair.infer import VIMCO, check_sites, iwae_bound
+from pyro_sqair.infer import VIMCO, check_sites, evaluate_bounds
 from pyro_sqair.scene.objects import State, merge, no_objects
 
 
@@ -88,7 +88,7 @@ def test_average_weight_under_a_trained_neural_guide() -> None:
 
     def average_bound() -> float:
         copies = case.frames.repeat_interleave(200, 1)
-        return iwae_bound(case.model, case.guide, copies, num_particles=10).mean().item()
+        return evaluate_bounds(case.model, case.guide, copies, num_particles=10).iwae.value.mean().item()
 
     before = average_bound()
     loss = VIMCO(10, max_plate_nesting=1)(case.model, case.guide)
@@ -164,7 +164,7 @@ def test_iwae_rises_to_the_evidence_from_below() -> None:
     means, errors = [], []
     for num_particles, repeats in ((1, 4000), (8, 2000), (64, 400), (2000, 40)):
         copies = case.frames.expand(-1, repeats, -1, -1, -1)  # independent estimates
-        bound = iwae_bound(case.model, case.guide, copies, num_particles=num_particles, chunk=200)
+        bound = evaluate_bounds(case.model, case.guide, copies, num_particles=num_particles, chunk=200).iwae.value
         means.append(bound.mean().item())
         errors.append(bound.std().item() / math.sqrt(repeats))
     assert all(mean < evidence + 4 * error for mean, error in zip(means, errors, strict=True))

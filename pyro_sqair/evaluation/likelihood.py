@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
-from pyro_sqair.infer.bounds import elbo_terms, iwae_bound
+from pyro_sqair.infer.bounds import Bounds, evaluate_bounds
 
 
 class Estimate(NamedTuple):
@@ -18,7 +19,7 @@ class Estimate(NamedTuple):
 
     Attributes:
         mean: per sequence.
-        stderr: the standard error of that mean; None for a single sequence, whose spread is unknown.
+        stderr: the standard error of that mean; None for a single sequence.
         per_frame: the mean divided by the number of frames.
     """
 
@@ -28,15 +29,15 @@ class Estimate(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """What a model and its guide say about a set of sequences.
+    """Bounds on the log-likelihood of a set of sequences.
 
     Attributes:
         iwae: for each number of particles K, the importance-weighted bound (Burda et al. 2016) on log p(x).
         elbo: the bound with K = 1.
         reconstruction: E_q log p(x | z).
         kl: E_q [log q(z | x) - log p(z)]; reconstruction - kl = elbo.
-        sequences: how many were averaged over.
-        frames: the length of each.
+        sequences: number of sequences.
+        frames: number of frames of each sequence.
     """
 
     iwae: dict[int, Estimate]
@@ -47,7 +48,7 @@ class Likelihood(NamedTuple):
     frames: int
 
     def summary(self) -> dict[str, float | None]:
-        """All numbers under flat names, such as `elbo`, `elbo_stderr`, `elbo_per_frame`, for a JSON file."""
+        """All numbers under flat names, such as `elbo`, `elbo_stderr` and `elbo_per_frame`, for a JSON file."""
         named = {f"iwae_{k}": estimate for k, estimate in self.iwae.items()}
         named |= {"elbo": self.elbo, "reconstruction": self.reconstruction, "kl": self.kl}
         flat: dict[str, float | None] = {"sequences": self.sequences, "frames": self.frames}
@@ -65,52 +66,58 @@ def evaluate_likelihood(
     num_particles: Sequence[int] = (5, 100),
     chunk_sequences: int = 32,
     chunk_particles: int = 10,
+    progress: bool = False,
 ) -> Likelihood:
-    """Estimates the IWAE bounds, the ELBO and its two parts.
+    """Estimates the IWAE bounds, the ELBO and its two parts from the same particles, max(K) for each sequence.
 
-    At most `chunk_sequences * chunk_particles` samples are held at a time. The random state is the caller's:
-    set Pyro's seed before for numbers that repeat.
+    For a K below the maximum, the particles are divided into groups of K, and the bounds of all complete groups are
+    averaged. At most `chunk_sequences * chunk_particles` samples are held at a time. Set Pyro's seed before the call
+    for reproducible numbers.
 
     Args:
         model: a program called with frames.
         guide: its guide.
         frames: pixels in [0, 1], shape [T, B, C, H, W].
-        num_particles: the numbers K for which to estimate the IWAE bound; the ELBO is averaged over the
-            smallest of them.
-        chunk_sequences: sequences evaluated at once.
-        chunk_particles: particles evaluated at once.
+        num_particles: the numbers K of particles of the IWAE bounds; if empty, the ELBO is that of one particle.
+        chunk_sequences: number of sequences evaluated at a time.
+        chunk_particles: number of particles evaluated at a time.
+        progress: whether to show a progress bar with the time left on stderr.
 
     Raises:
         ValueError: if the frames have another shape, or a number is below 1.
     """
     if frames.dim() != 5 or 0 in frames.shape:
-        raise ValueError(f"expected frames of shape [T, B, C, H, W], none of them 0, got {list(frames.shape)}")
+        raise ValueError(f"expected frames of shape [T, B, C, H, W], all sizes at least 1, got {list(frames.shape)}")
     if chunk_sequences < 1 or chunk_particles < 1 or min(num_particles, default=1) < 1:
         raise ValueError(
             "expected num_particles, chunk_sequences and chunk_particles of at least 1, "
             f"got {tuple(num_particles)}, {chunk_sequences} and {chunk_particles}"
         )
-    bounds: dict[int, list[Tensor]] = {k: [] for k in num_particles}
-    fewest = min(num_particles, default=1)
-    terms = []
-    for chunk in frames.split(chunk_sequences, dim=1):
-        for k, parts in bounds.items():
-            parts.append(iwae_bound(model, guide, chunk, num_particles=k, chunk=chunk_particles))
-        terms.append(elbo_terms(model, guide, chunk, num_particles=fewest, chunk=chunk_particles))
+    total = max(num_particles, default=1)
+    chunks = frames.split(chunk_sequences, dim=1)
+    bounds: list[Bounds] = [
+        evaluate_bounds(model, guide, chunk, num_particles=total, chunk=chunk_particles)
+        for chunk in tqdm(chunks, "likelihood", disable=not progress, unit="chunk", dynamic_ncols=True)
+    ]
     steps = frames.shape[0]
     return Likelihood(
-        iwae={k: _estimate(parts, steps) for k, parts in bounds.items()},
-        elbo=_estimate([term.elbo for term in terms], steps),
-        reconstruction=_estimate([term.reconstruction for term in terms], steps),
-        kl=_estimate([term.kl for term in terms], steps),
+        iwae={k: _estimate([_grouped_bound(b.log_weight, k) for b in bounds], steps) for k in num_particles},
+        elbo=_estimate([b.elbo.value for b in bounds], steps),
+        reconstruction=_estimate([b.reconstruction.value for b in bounds], steps),
+        kl=_estimate([b.kl.value for b in bounds], steps),
         sequences=frames.shape[1],
         frames=steps,
     )
 
 
+def _grouped_bound(log_weight: Tensor, k: int) -> Tensor:
+    """The mean over groups of the bound of k particles: log weights [K, B] to [B]."""
+    groups = log_weight[: len(log_weight) // k * k].unflatten(0, (-1, k))
+    return (groups.logsumexp(1) - math.log(k)).mean(0)
+
+
 def _estimate(parts: list[Tensor], steps: int) -> Estimate:
-    """Averages per-sequence values, in double precision: they are thousands of nats, and differ by a few."""
-    values = torch.cat(parts).double()
+    values = torch.cat(parts)
     mean = values.mean().item()
     stderr = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return Estimate(mean, stderr, mean / steps)

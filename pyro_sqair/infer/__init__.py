@@ -3,22 +3,12 @@
 
 """Estimators and bounds for any Pyro model and guide; nothing here knows of SQAIR."""
 
-from pyro_sqair.infer.bounds import (
-    Bounds,
-    DataMean,
-    DatumEstimate,
-    Terms,
-    effective_sample_size,
-    elbo_terms,
-    evaluate_bounds,
-    iwae_bound,
-    mean_over_data,
-)
+from pyro_sqair.infer.bounds import Bounds, DataMean, DatumEstimate, evaluate_bounds, mean_over_data
 from pyro_sqair.infer.dreg import DReG
 from pyro_sqair.infer.fivo import FIVO
 from pyro_sqair.infer.iwae import IWAEWithoutScore
 from pyro_sqair.infer.multi_sample import MultiSampleELBO
-from pyro_sqair.infer.nvil import NVIL, BaselinedGuide, NeuralBaseline, with_baselines
+from pyro_sqair.infer.nvil import NVIL, NeuralBaseline
 from pyro_sqair.infer.ovis import OVIS
 from pyro_sqair.infer.released import ReleasedSQAIRSignal
 from pyro_sqair.infer.renyi import RenyiWarmup
@@ -34,7 +24,6 @@ __all__ = [
     "RWS",
     "SMC",
     "VIMCO",
-    "BaselinedGuide",
     "Bounds",
     "DReG",
     "DataMean",
@@ -46,13 +35,8 @@ __all__ = [
     "Particles",
     "ReleasedSQAIRSignal",
     "RenyiWarmup",
-    "Terms",
     "check_sites",
-    "effective_sample_size",
-    "elbo_terms",
     "evaluate_bounds",
-    "iwae_bound",
     "mean_over_data",
     "smc_evidence",
-    "with_baselines",
 ]

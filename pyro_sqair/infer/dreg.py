@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""DReG: the doubly reparameterised gradient, beside any score term for what cannot be reparameterised."""
+"""DReG: the doubly reparameterised gradient, combined with any score term for discrete draws."""
 
 from __future__ import annotations
 
@@ -18,37 +18,37 @@ class DReG(MultiSampleELBO):
     r"""The doubly reparameterised gradient (Tucker et al. 2019, Eq. 8) for the reparameterised draws of a guide.
 
     Differentiating L with respect to the guide gives each particle -v_k d(log q)/d(phi) at fixed z_k, a score
-    function whose signal drowns as K grows. Its expectation can be had by reparameterisation, too. With w_k as a
-    function of the values z_k alone, phi held fixed,
+    function whose signal-to-noise ratio falls as K grows. Reparameterisation gives the same expectation. With w_k as
+    a function of the values z_k alone, phi held fixed,
 
         E[v_k d(log q(z_k))/d(phi)] = E[(v_k - v_k^2) d(log w_k)/d(z_k) dz_k/d(phi) + v_k d(h_k)/d(z_k) dz_k/d(phi)]
 
-    where the second term is there because other draws, which are not reparameterised, may depend on z_k; the paper
-    has none. Altogether the guide's gradient is
+    The second term, which the paper does not have, is needed because draws that are not reparameterised may depend on
+    z_k. In total the gradient of the guide is
 
         sum_k v_k^2 d(log w_k)/d(z_k) dz_k/d(phi) + (s_k - v_k) grad(h_k)
 
-    with h_k and s_k as in `MultiSampleELBO`; grad(h_k) goes through the parameters and through z_k. The model gets
-    sum_k v_k grad(log p(x, z_k)), z_k fixed, so parameters that model and guide share get the right sum. The
-    expectation is the other estimator's, for each of its values of K, order and bias.
+    with h_k and s_k as in `MultiSampleELBO`; grad(h_k) includes the paths through the parameters and through z_k. The
+    gradient of the model is sum_k v_k grad(log p(x, z_k)) at fixed z_k, so parameters shared by model and guide get
+    the correct sum. The expectation equals that of the wrapped estimator for every K and order, including its bias.
 
-    A draw whose log q is masked in the weight, even late or in part, or scaled by c, has only that multiple mu of
-    d(log q)/d(phi) to replace: the gradient through it is (1 - mu) times the other estimator's plus mu times the
-    above. Point masses, partly reparameterised draws (rejection) and draws that particles share stay with the other
-    estimator's. A draw counts as masked where its log-probability is exactly zero; an element of an event that a
-    distribution of your own leaves out is not noticed: use `.mask(...).to_event(...)` for that.
+    If the weight contains mu times the log q of a draw (a mask, even a later or partial one, or a scale), only
+    mu d(log q)/d(phi) is replaced: the gradient through the draw is (1 - mu) times that of the wrapped estimator, plus
+    mu times the above. Point masses, partly reparameterised draws (rejection sampling) and draws shared by the
+    particles keep the gradient of the wrapped estimator. A draw counts as masked where its log-probability is exactly
+    zero. Event elements that a custom distribution leaves out are not detected: use `.mask(...).to_event(...)`.
 
-    Where the guide is the exact posterior the gradient of the reparameterised draws vanishes sample by sample
-    (with K = 1 this is Roeder et al. 2017). It takes one more backward pass than the other estimator, with respect to
-    draws only; two where masks or scales may be. Second derivatives are not those of the expectation. Log q is taken of
-    the value alone, so normalising flows need an inverse (Pyro's planar and radial flows have none).
+    If the guide is the exact posterior, the gradient of the reparameterised draws is zero for every sample (with K = 1
+    this is Roeder et al. 2017). Two more backward passes are needed than for the wrapped estimator, with respect to
+    the draws only. Second derivatives are not supported. Log q is a function of the value alone, so normalising flows
+    need an inverse (Pyro's planar and radial flows have none).
 
     Args:
-        estimator: whose score term the draws that are not reparameterised get, as in `DReG(VIMCO(5))`, and which
-            sets K, max_plate_nesting and the order. A guide without such draws may take any.
+        estimator: provides the score term of draws that are not reparameterised, as in `DReG(VIMCO(5))`, and sets K,
+            max_plate_nesting and the order. For a guide without such draws, any estimator gives the same result.
 
     Raises:
-        ValueError: if the estimator has a gradient of its own, not that of a bound plus a score term.
+        ValueError: if the estimator's gradient is not that of a bound plus a score term.
     """
 
     min_particles = 1
@@ -63,7 +63,7 @@ class DReG(MultiSampleELBO):
 
     @property
     def alpha(self) -> float:
-        """Order of the bound: the estimator's."""
+        """Order of the bound of the wrapped estimator."""
         return self.estimator.alpha
 
     @alpha.setter
@@ -71,16 +71,12 @@ class DReG(MultiSampleELBO):
         self.estimator.alpha = alpha
 
     def score_signal(self, log_weight: Tensor) -> Tensor:
-        """The estimator's."""
+        """That of the wrapped estimator."""
         return self.estimator.score_signal(log_weight)
 
     def signal(self, log_weight: Tensor) -> Tensor:
-        """The estimator's."""
+        """That of the wrapped estimator."""
         return self.estimator.signal(log_weight)
-
-    def bound(self, log_weight: Tensor) -> Tensor:
-        """The estimator's."""
-        return self.estimator.bound(log_weight)
 
     def _surrogate(self, particles: LogWeights) -> Tensor:
         return self.estimator._surrogate(particles)
@@ -95,13 +91,13 @@ class DReG(MultiSampleELBO):
         return surrogate, particles.scale
 
     def _correction(self, particles: LogWeights) -> Tensor:
-        """What a draw's share of -v_k log q is worth, seen from the draw: subtract it to replace that share.
+        """Its gradient with respect to a draw is what mu = 1 subtracts from the wrapped estimator's gradient.
 
         The order's t = 1 - alpha comes from d(v_k)/d(log w_k) = t v_k (1 - v_k).
         """
         log_weight, temper = particles.log_weight, 1 - self.alpha
         v = (temper * log_weight.detach()).softmax(0)
-        worth = temper * (1 - v) * log_weight
+        terms = temper * (1 - v) * log_weight
         if particles.score is not None:
-            worth = worth + particles.score
-        return (v * worth).sum()
+            terms = terms + particles.score
+        return (v * terms).sum()

@@ -1,11 +1,10 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""FIVO: the evidence estimate of a particle filter as an objective, with score terms for discrete draws."""
+"""FIVO: a particle filter's estimate of the evidence as the objective, with score terms for discrete draws."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
@@ -25,34 +24,35 @@ from pyro_sqair.infer.vimco import ControlVariate, control_variate
 class FIVO(ELBO):
     """Filtering variational objectives (Maddison et al. 2017; Le et al. 2018; Naesseth et al. 2018).
 
-    The bound is L = log Z = sum_t l_t, where l_t = log sum_k V_{t-1,k} alpha_{t,k} is what frame t adds to the
-    evidence estimate of a particle filter (see `SMC`). It takes a model and a guide with `init` and `step`.
+    The bound is L = log Z = sum_t l_t, where l_t = log sum_k V_{t-1,k} alpha_{t,k} is the contribution of frame t to
+    the log evidence estimated by a particle filter (see `SMC`). Model and guide need `init` and `step`.
 
     With h_{t,k} the log q of the draws of particle k at frame t that are not reparameterised, the gradient of
     `differentiable_loss` is minus that of
 
         L + sum_{t,k} stop_gradient(R_t - c_{t,k} - b_{t,k}) h_{t,k},   R_t = sum_{s >= t} l_s
 
-    since a draw sways only what comes after it. The control variates do not depend on what particle k does at t:
-    c_{t,k} is l_t with particle k's log alpha guessed from the others (as in VIMCO), and b_{t,k} guesses R_{t+1} from
-    what the other sequences of the batch gain there, shifted by how this sequence has fared against them so far.
+    since a draw affects only later terms. The control variates do not depend on the draws of particle k at frame t:
+    c_{t,k} is l_t with particle k's log alpha predicted from the others (as in VIMCO). b_{t,k} predicts R_{t+1} by the
+    mean over the other sequences of the batch, plus the mean difference per frame between this sequence and the others
+    so far.
 
-    What resampling adds to the gradient, the score of the ancestors, is dropped, as in the papers, which found it
-    too noisy to be of use. The gradient is then biased: that of the bound with the ancestors' probabilities held fixed.
-    With `resampling_score` and multinomial resampling, r_{t,k} = log V_{t-1}[ancestor of k] joins h_{t,k}, and the
-    gradient is unbiased; but whether to resample jumps with the effective sample size, and no derivative sees a jump,
-    so if there are reparameterised draws the threshold has to be 0 or 1 for that.
+    The score of the ancestors, which resampling adds to the gradient, is dropped, as in the papers, because of its
+    high variance. The gradient is then biased: it is that of the bound with the ancestors' probabilities held fixed.
+    With `resampling_score` and multinomial resampling, r_{t,k} = log V_{t-1}[ancestor of k] is added to h_{t,k}, and
+    the gradient is unbiased. If there are reparameterised draws, this holds only for a threshold of 0 or 1: at others,
+    the decision to resample is a discontinuous function of the draws.
 
-    At threshold 0 nothing is resampled and this is `VIMCO`, bound and gradient.
+    At threshold 0 there is no resampling, and bound and gradient are those of `VIMCO`.
 
     Use it with `pyro.infer.SVI`, or as `objective = FIVO(5)(model, guide)`, whose call on frames returns the loss.
 
     Args:
-        num_particles: K, at least 2, since each particle has the others as baseline.
+        num_particles: K, at least 2, since each particle needs the others as its baseline.
         resampling: see `SMC`.
         threshold: see `SMC`.
         control_variate: see `VIMCO`.
-        resampling_score: whether to add the score of the ancestors; needs "multinomial" resampling.
+        resampling_score: whether to add the score of the ancestors; requires "multinomial" resampling.
 
     Raises:
         ValueError: if an argument is out of range.
@@ -88,7 +88,7 @@ class FIVO(ELBO):
 
         Args:
             model: has `init(batch)` and `step(t, state, frame)`.
-            guide: has them too.
+            guide: has the same methods.
             frames: shape [T, B, ...].
         """
         steps = self._steps(model, guide, frames)
@@ -98,27 +98,29 @@ class FIVO(ELBO):
             return bound
         zero = torch.zeros_like(steps[0].log_weight)
         score = torch.stack([zero if score is None else score for score in scores])
-        # Subtracting the score's own value leaves that of the bound, and does not change the gradient.
+        # Subtracting the detached score removes its value, but not its gradient.
         return bound + (self.score_signal(steps) * (score - score.detach())).sum((0, 1))
 
     @torch.no_grad()
     def score_signal(self, steps: list[Step]) -> Tensor:
         """The coefficient on h_{t,k}, besides what differentiating L gives, shape [T, K, B]."""
-        if self.threshold == 0:  # one weight for all frames, and a baseline for it that knows them all
+        if self.threshold == 0:  # VIMCO's control variate of the product of all frames' weights
             total = torch.stack([step.log_weight for step in steps]).sum(0)
             signal = log_mean_exp(total) - control_variate(total, self.control_variate)
             return signal.expand(len(steps), *signal.shape)
         increments = torch.stack([step.increment for step in steps])  # [T, B]
-        guesses = torch.stack([self._guess(step) for step in steps])  # [T, K, B]  c
+        predicted = torch.stack(  # c, [T, K, B]
+            [control_variate(step.log_weight, self.control_variate, step.prior_log_weight) for step in steps]
+        )
         others = mean_of_others(increments)
         later = _sum_after(increments) - _sum_after(others)
-        # By how much a frame brings more to this sequence than to the others: mean over the frames before t, which
-        # are past, and frame t itself, whose gain is guessed without particle k.
+        # Mean difference per frame between this sequence and the others, over the frames before t and frame t itself,
+        # whose increment is predicted without particle k.
         past = (increments - others).cumsum(0) - (increments - others)
         count = torch.arange(1, len(steps) + 1, dtype=past.dtype, device=past.device).reshape(-1, 1, 1)
-        ahead = (past.unsqueeze(1) + guesses - others.unsqueeze(1)) / count
+        ahead = (past.unsqueeze(1) + predicted - others.unsqueeze(1)) / count
         remaining = len(steps) - count
-        return increments.unsqueeze(1) - guesses + later.unsqueeze(1) - remaining * ahead
+        return increments.unsqueeze(1) - predicted + later.unsqueeze(1) - remaining * ahead
 
     def differentiable_loss(self, model: Stepping, guide: Stepping, frames: Tensor) -> Tensor:
         """Minus the sum of the bounds of all sequences, a scalar to call `backward` on."""
@@ -148,31 +150,19 @@ class FIVO(ELBO):
         return steps
 
     def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError("FIVO weighs all particles of a frame at once; see pyro_sqair.infer.smc")
+        raise NotImplementedError("FIVO vectorises all particles of a frame; see pyro_sqair.infer.smc")
 
     def _score(self, step: Step) -> Tensor | None:
-        """h_{t,k}, with r_{t,k} if asked for."""
+        """h_{t,k}, plus r_{t,k} with `resampling_score`."""
         if not self.resampling_score or step.resampling is None or step.previous_log_weight is None:
             return step.score
         chosen = step.previous_log_weight.gather(0, step.resampling.ancestors)
         chosen = torch.where(step.resampling.done, chosen, 0.0)
         return chosen if step.score is None else chosen + step.score
 
-    def _guess(self, step: Step) -> Tensor:
-        """c_{t,k}: the increment with log alpha_{t,k} guessed from the other particles, shape [K, B]."""
-        log_weight, prior = step.log_weight, step.prior_log_weight
-        own = torch.eye(self.num_particles, dtype=torch.bool, device=log_weight.device).unsqueeze(-1)  # [k, l, 1]
-        if self.control_variate == "arithmetic":
-            guess = log_weight.masked_fill(own, -math.inf).logsumexp(1) - math.log(self.num_particles - 1)
-        else:
-            guess = log_weight.masked_fill(own, 0.0).sum(1) / (self.num_particles - 1)
-        guessed = (prior + torch.where(own, guess.unsqueeze(1), log_weight)).logsumexp(1)
-        # Without a guess of -inf, which would make NaN of the gradient, it stays unbiased.
-        return guessed.masked_fill(guessed == -math.inf, 0.0)
-
 
 def mean_of_others(value: Tensor) -> Tensor:
-    """The mean over the other sequences of the batch, shape [*, B]; 0 if there are none."""
+    """The mean over the other sequences of the batch, shape [*, B]; 0 if B = 1."""
     batch = value.shape[-1]
     return (value.sum(-1, keepdim=True) - value) / (batch - 1) if batch > 1 else torch.zeros_like(value)
 
@@ -184,7 +174,7 @@ def _sum_after(value: Tensor) -> Tensor:
 
 @contextmanager
 def _entered(program: Any) -> Iterator[None]:
-    """Calling a PyroModule makes its parameters known to SVI; calling its methods does not, so do what that does."""
+    """Registers the parameters of a PyroModule for SVI, as calling the module does and calling its methods does not."""
     if not isinstance(program, PyroModule):
         yield
         return

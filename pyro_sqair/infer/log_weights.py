@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Log importance weights of K particles, one per datum: what every estimator and bound here is made of."""
+"""Log importance weights of K particles per datum, from which all estimators and bounds are computed."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import Any, NamedTuple
 import torch
 from pyro import poutine
 from pyro.distributions import MaskedDistribution
+from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_struct import Trace
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_sqair.infer.plates import PARTICLES, DatumShape, PlatedSite, Site, particle_plate, vectorised_plates
-from pyro_sqair.infer.sites import compare_sites, quoted
+from pyro_sqair.infer.sites import compare_sites, quoted, sample_sites
 
 
 class LogWeights(NamedTuple):
-    """Particles of a guide, weighed by a model."""
+    """Log importance weights of particles, and their parts."""
 
     log_weight: Tensor  # [K, *batch]  log p(x, z_k) - log q(z_k | x)
     log_likelihood: Tensor  # [K, *batch]  log p(x | z_k): the observed sites alone
     score: Tensor | None  # [K, *batch]  h_k: log q of the non-reparameterised draws; None if there are none
-    scale: float  # how often each datum's bound counts: N / n where n of N data were drawn, else 1
-    log_q: Tensor  # [K, *batch]  log q(z_k | x) as it stands in the weight: masked and scaled
-    scored_log_q: Tensor | None  # [K, *batch]  the part of log_q from the draws in `score`; None if there are none
+    scale: float  # factor on each datum's bound: N / n if n of N data were drawn, else 1
+    log_q: Tensor  # [K, *batch]  log q(z_k | x) as part of the weight: masked and scaled
+    scored_log_q: Tensor | None  # [K, *batch]  the part of log_q from the draws in `score`; None if none
     log_prior: Tensor  # [K, *batch]  log p(z_k): the model's other sites
 
 
@@ -45,27 +45,26 @@ def log_weights(
     with_score: bool = True,
     check_possible: bool = False,
 ) -> LogWeights:
-    """Run the guide with K vectorised particles, replay the model on them, and weigh each one per datum.
+    """Runs the guide with K vectorised particles, replays the model on them, and computes log weights per datum.
 
-    The plates common to every site are the batch; a pair without plates is one datum. Masks and
-    `poutine.scale` act inside the weight; a batch plate's subsampling is left out of it and returned as
-    `scale`. The score terms are neither masked nor scaled, for the draws were made all the same (Pyro's
-    convention).
+    The plates common to all sites are the batch; programs without plates have one datum. Masks and `poutine.scale` are
+    part of the weight. The subsampling of a batch plate is not: it is returned as `scale`. The score terms are neither
+    masked nor scaled, because a masked draw still affects later draws (Pyro's convention).
 
     Args:
         model: any Pyro program.
-        guide: any Pyro program taking the same arguments.
+        guide: any Pyro program that takes the same arguments.
         args: passed to both.
         kwargs: passed to both.
         num_particles: K, at least 1.
-        max_plate_nesting: dimensions that the plates of model and guide take.
+        max_plate_nesting: number of dimensions of the plates of model and guide.
         with_score: whether to collect the score terms.
-        check_possible: whether a datum that no particle explains is an error, too.
+        check_possible: whether it is an error if all weights of a datum are zero.
 
     Raises:
-        ValueError: if sites differ between model and guide, are enumerated, lie outside the batch plates,
-            have undeclared dimensions, or (if Pyro's validation is on) have log-probabilities that make a log
-            weight NaN or +inf, or, with `check_possible`, all log weights of a datum -inf.
+        ValueError: if sites differ between model and guide, are enumerated, lie outside the batch plates or
+            have undeclared dimensions; if Pyro's validation is on, also if a log weight is NaN or +inf or, with
+            `check_possible`, all log weights of a datum are -inf.
     """
     model_trace, guide_trace = _traces(model, guide, args, kwargs or {}, num_particles, max_plate_nesting)
     guide_sites, model_sites = matched_sites(model_trace, guide_trace)
@@ -82,11 +81,11 @@ def log_weights(
         if with_score:
             parts = fn.score_parts(site["value"], *site["args"], **site["kwargs"])
             log_prob = parts.log_prob
-            term = _unmasked_score(site) if _is_blanked(fn) else parts.score_function
-            if isinstance(term, Tensor):  # else the number 0: reparameterised
+            term = unmasked_score(site, parts)
+            if isinstance(term, Tensor):  # it is the number 0 for reparameterised draws
                 _check_drawn_per_particle(site)
                 score.append(datum.reduce(term, name, plates))
-                scored = not isinstance(parts.entropy_term, Tensor)  # else partly reparameterised
+                scored = not isinstance(parts.entropy_term, Tensor)  # false if partly reparameterised
         else:
             log_prob = fn.log_prob(site["value"], *site["args"], **site["kwargs"])
         if site["mask"] is not False:
@@ -132,66 +131,50 @@ def _traces(
 ) -> tuple[Trace, Trace]:
     particles = particle_plate(num_particles, max_plate_nesting)
     unwrapped = poutine.unwrap(guide)
-    if isinstance(unwrapped, GuideMessenger):  # it guides the model while that runs, instead of running first
+    if isinstance(unwrapped, GuideMessenger):  # it runs together with the model, not before it
         particles(guide)(*args, **kwargs)
         return unwrapped.get_traces()
     guide_trace = poutine.trace(particles(guide), graph_type="flat").get_trace(*args, **kwargs)
-    # The plate is inside the replay: it expands only what has no value yet.
+    # The plate is inside the replay, so it does not expand replayed values.
     replayed = poutine.replay(particles(model), trace=guide_trace)
     return poutine.trace(replayed, graph_type="flat").get_trace(*args, **kwargs), guide_trace
 
 
-def probable_sites(trace: Trace) -> list[PlatedSite]:
-    """The sites that carry probability, each with its plates: neither subsamples nor `pyro.deterministic`."""
-    return [
-        (site, vectorised_plates(site))
-        for site in trace.nodes.values()
-        if site["type"] == "sample" and not site_is_subsample(site) and not (site["infer"] or {}).get("_deterministic")
-    ]
+def with_plates(sites: dict[str, Site]) -> list[PlatedSite]:
+    """The sites, each with its plates."""
+    return [(site, vectorised_plates(site)) for site in sites.values()]
 
 
 def weighted_log_prob(site: Site, batch_scale: float) -> Tensor:
-    """A site's log-probability, masked and scaled as it stands in the weight.
+    """A site's log-probability, masked and scaled as in the weight.
 
     Args:
         site: of a trace.
-        batch_scale: what the batch plates' subsampling has contributed to the site's scale, and is left out.
+        batch_scale: the factor of the batch plates' subsampling in the site's scale, which is divided out.
     """
     return _weighted(site, site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"]), batch_scale)
 
 
 def matched_sites(model_trace: Trace, guide_trace: Trace) -> tuple[list[PlatedSite], list[PlatedSite]]:
-    """The sites (guide's, model's) that carry probability, each with its plates.
+    """The sample sites (guide's, model's), each with its plates.
 
     Raises:
-        ValueError: if one is enumerated, or model and guide do not draw the same ones.
+        ValueError: if one is enumerated, or the sites of model and guide differ.
     """
-    matched = True
-    sites = probable_sites(guide_trace), probable_sites(model_trace)
-    for found, is_guide in zip(sites, (True, False), strict=True):
-        other = model_trace if is_guide else guide_trace
-        for site, _ in found:
-            name, infer = site["name"], site["infer"] or {}
-            if infer.get("enumerate") or infer.get("_enumerate_dim") is not None:
+    guide, model = sample_sites(guide_trace), sample_sites(model_trace)
+    for program, sites in (("guide", guide), ("model", model)):
+        for name, site in sites.items():
+            if site["infer"].get("enumerate") or site["infer"].get("_enumerate_dim") is not None:
                 raise ValueError(
-                    f"expected every site to be sampled, got site {name!r} of the "
-                    f"{'guide' if is_guide else 'model'} marked for enumeration. Drop its "
-                    "infer={'enumerate': ...}, or use TraceEnum_ELBO."
+                    f"expected every site to be sampled, got site {name!r} of the {program} marked for enumeration. "
+                    "Drop its infer={'enumerate': ...}, or use TraceEnum_ELBO."
                 )
-            if is_guide:
-                # Auxiliary: in the guide alone. Any other: in both, and free in both.
-                shared = name in other.nodes
-                matched &= shared != bool(infer.get("is_auxiliary"))
-                matched &= not (shared and (site["is_observed"] or other.nodes[name]["is_observed"]))
-            else:
-                matched &= site["is_observed"] or name in other.nodes
-    if not matched:
-        compare_sites(model_trace, guide_trace)
-    return sites
+    compare_sites(model, guide)
+    return with_plates(guide), with_plates(model)
 
 
 def _weighted(site: Site, log_prob: Tensor, batch_scale: float) -> Tensor:
-    """Mask, and scale by what does not come from a batch plate's subsampling."""
+    """Applies the mask and the scale, without the factor of the batch plates' subsampling."""
     scale, mask = site["scale"], site["mask"]
     if batch_scale != 1.0:
         scale = scale / batch_scale
@@ -204,25 +187,25 @@ def _total(terms: list[Tensor], zero: Tensor) -> Tensor:
     return torch.stack(terms).sum(0) if terms else zero
 
 
-def _is_blanked(fn: Any) -> bool:
-    return isinstance(fn, MaskedDistribution) and fn._mask is False and not fn.has_rsample
-
-
-def _unmasked_score(site: Site) -> Tensor | int:
-    # `fn.mask(False)` makes score_parts vanish as a whole, though other draws may depend on this one.
-    return site["fn"].base_dist.score_parts(site["value"]).score_function
+def unmasked_score(site: Site, parts: ScoreParts) -> Tensor | int:
+    """The score term of a site; 0 if its draw is reparameterised."""
+    fn = site["fn"]
+    # `fn.mask(False)` sets all score parts to zero, although other draws may depend on this one.
+    if isinstance(fn, MaskedDistribution) and fn._mask is False and not fn.has_rsample:
+        return fn.base_dist.score_parts(site["value"]).score_function
+    return parts.score_function
 
 
 def _check_drawn_per_particle(site: Site) -> None:
     if all(frame.name != PARTICLES for frame in site["cond_indep_stack"]):
         raise ValueError(
             f"expected guide site {site['name']!r} to be drawn once per particle, got a draw outside the "
-            "particle plate, which the particles share. Do not block that plate around it."
+            "particle plate, shared by the particles. Do not block that plate around it."
         )
 
 
 def _check_weights(weight: Tensor, guide_sites: list[PlatedSite], model_sites: list[PlatedSite]) -> None:
-    """Name the site that makes a weight NaN or +inf. It reads from the device: only under validation."""
+    """Names the site that makes a weight NaN or +inf. Synchronises with the device, so only validation runs it."""
     if not (weight.isnan() | weight.isposinf()).any():
         return
     infinite = []
@@ -232,7 +215,7 @@ def _check_weights(weight: Tensor, guide_sites: list[PlatedSite], model_sites: l
         if log_prob.isnan().any():
             raise ValueError(
                 f"expected finite log-probabilities, got NaN at site {site['name']!r} of the {program}. "
-                "Its value or its distribution's parameters hold a NaN, or lie outside its support."
+                "Its value or its distribution's parameters are NaN, or the value is outside the support."
             )
         if log_prob.isinf().any():
             infinite.append(f"{site['name']} ({program})")
@@ -243,7 +226,7 @@ def _check_weights(weight: Tensor, guide_sites: list[PlatedSite], model_sites: l
 def _check_possible(
     weight: Tensor, guide_sites: list[PlatedSite], model_sites: list[PlatedSite], datum: DatumShape
 ) -> None:
-    """Name the sites that leave a datum without a possible particle. It reads from the device, as above."""
+    """Names the sites that make all weights of a datum zero. Synchronises with the device, as above."""
     impossible = weight.isneginf().all(0)
     if not impossible.any():
         return
@@ -253,16 +236,16 @@ def _check_possible(
             continue
         is_guide = i < len(guide_sites)
         log_prob = datum.reduce(weighted_log_prob(site, datum.scale), site["name"], plates).expand_as(weight)
-        killed = log_prob.isposinf() if is_guide else log_prob.isneginf()
+        excluded = log_prob.isposinf() if is_guide else log_prob.isneginf()
         program = "guide" if is_guide else "observed in the model" if site["is_observed"] else "model"
-        if (killed.all(0) & impossible).any():
+        if (excluded.all(0) & impossible).any():
             in_all.append(f"{site['name']} ({program})")
-        elif (killed & impossible).any():
+        elif (excluded & impossible).any():
             in_some.append(f"{site['name']} ({program})")
-    where = f"all of them at {quoted(in_all)}" if in_all else f"one or another at {quoted(in_some)}"
+    where = f"for all particles at {quoted(in_all)}" if in_all else f"for some particles at each of {quoted(in_some)}"
     raise ValueError(
         "expected a particle with a log weight above -inf for every datum, got none of "
-        f"{len(weight)} for {int(impossible.sum())} of {impossible.numel()} data; what rules them out is {where}. "
-        "Check that the observed values lie in the support, and keep probabilities off 0 and 1 (bound the logits) "
-        "and scales off 0."
+        f"{len(weight)} for {int(impossible.sum())} of {impossible.numel()} data, because of infinite terms {where}. "
+        "Check that the observed values lie in the support, and keep probabilities away from 0 and 1 (bound the "
+        "logits) and scales away from 0."
     )

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the multi-sample estimators have in common: the bound, its loss, and a score term of their choice."""
+"""Base class of the multi-sample estimators: the bound, its loss, and a score term that subclasses define."""
 
 from __future__ import annotations
 
@@ -25,29 +25,27 @@ class MultiSampleELBO(ELBO):
 
         L + sum_k stop_gradient(s_k) h_k
 
-    where h_k is log q of the draws of particle k that are not reparameterised, and the signal s_k, a subclass's
-    `score_signal`, tells the estimators apart. Draws that are reparameterised are differentiated through.
+    where h_k is log q of the draws of particle k that are not reparameterised. The signal s_k, the `score_signal` of a
+    subclass, defines the estimator. Gradients pass through reparameterised draws.
 
     Use it with `pyro.infer.SVI`, or as `objective = Estimator(5)(model, guide)`, a module whose call returns the
-    loss. Works for any model and guide; every site has to lie inside the batch plate, if there is one.
+    loss. It works for any model and guide; if there is a batch plate, every site must be inside it.
 
     At an order alpha above 0 the bound is Rényi's (Li & Turner 2016, Eq. 8), L = log mean_k w_k^t / t with
     t = 1 - alpha: the mean of the log weights as alpha tends to 1, and the bound above at 0. Its gradient is
     estimated the same way, without bias where the estimator has none at order 0.
 
     Args:
-        num_particles: K; drawn side by side in a plate left of all others.
-        max_plate_nesting: dimensions that plates of model and guide take; if not given, found by running both
-            once.
-        alpha: order of the bound, 0 <= alpha < 1; an attribute that may be changed between steps, as
-            `RenyiWarmup` does.
+        num_particles: K; vectorised in a plate left of all others.
+        max_plate_nesting: number of dimensions of the plates of model and guide; found by a trial run if not given.
+        alpha: order of the bound, 0 <= alpha < 1; may be changed between steps, as by `RenyiWarmup`.
 
     Raises:
-        ValueError: if K is no integer or below `min_particles`, or alpha is out of range.
+        ValueError: if K is not an integer or is below `min_particles`, or alpha is out of range.
     """
 
     min_particles = 2
-    """The smallest K that the estimator can work with."""
+    """The smallest valid K."""
 
     def __init__(self, num_particles: int = 5, max_plate_nesting: float = math.inf, *, alpha: float = 0.0) -> None:
         if not isinstance(num_particles, int) or num_particles < self.min_particles:
@@ -112,7 +110,7 @@ class MultiSampleELBO(ELBO):
         return loss.detach()
 
     def _estimate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
-        """The surrogate of each datum, and how often each counts."""
+        """The surrogate of each datum, and the factor on the sum over data."""
         particles = self._log_weights(model, guide, args, kwargs)
         return self._surrogate(particles), particles.scale
 
@@ -121,7 +119,7 @@ class MultiSampleELBO(ELBO):
         if particles.score is None:
             return bound
         signal = self.signal(particles.log_weight.detach())
-        # Subtracting the score's own value leaves that of the bound, and does not change the gradient.
+        # Subtracting the detached score removes its value, but not its gradient.
         return bound + (signal * (particles.score - particles.score.detach())).sum(0)
 
     def _log_weights(
@@ -141,9 +139,7 @@ class MultiSampleELBO(ELBO):
         )
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError(
-            f"{type(self).__name__} weighs all particles at once; see pyro_sqair.infer.log_weights"
-        )
+        raise NotImplementedError(f"{type(self).__name__} vectorises all particles; see pyro_sqair.infer.log_weights")
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""OVIS: the score function with the control variate that is optimal as the number of particles grows."""
+"""OVIS: the score function with the control variate that is asymptotically optimal in the number of particles."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from pyro_sqair.infer.vimco import log_mean_of_others
 class OVIS(MultiSampleELBO):
     """Optimal variance importance sampling, the estimator OVIS~ (Liévin et al. 2020, Eq. 17).
 
-    Written as in the paper, the total coefficient on h_k is d_k - c_k, where d_k = L - v_k, v_k = softmax_k(log w)
-    and
+    In the notation of the paper, the total coefficient on h_k is d_k - c_k, where d_k = L - v_k,
+    v_k = softmax_k(log w) and
 
         c_k = log mean_{l != k} w_l - gamma v_k + (1 - gamma) log(1 - 1/K)
 
-    so that the total is gamma log(1 - 1/K) - log(1 - v_k) - (1 - gamma) v_k. Differentiating L gives its -v_k;
-    the signal is the rest.
+    so the total is gamma log(1 - 1/K) - log(1 - v_k) - (1 - gamma) v_k. Differentiating L gives the term -v_k; the
+    signal is the rest.
 
-    At gamma = 0, c_k does not depend on particle k, and the gradient is unbiased: -log(1 - v_k) - v_k. It is the
-    optimum where one particle has all the weight. At gamma = 1 the total is log[(1 - 1/K) / (1 - v_k)], the optimum
-    where weights are even; c_k depends on particle k through v_k, which biases the gradient by
+    At gamma = 0 the total is -log(1 - v_k) - v_k. Here c_k does not depend on particle k, so the gradient is unbiased;
+    it is optimal if one particle has all the weight. At gamma = 1 the total is log[(1 - 1/K) / (1 - v_k)], which is
+    optimal if the weights are even. Then c_k depends on particle k through v_k, which biases the gradient by
     gamma E[sum_k v_k h_k] and lowers its variance.
 
-    At an order alpha above 0, v_k and the first logarithm are the Rényi bound's: softmax_k(t log w) and
-    log mean_{l != k} w_l^t / t with t = 1 - alpha; the constant, which biases nothing, stays as it is.
+    At an order alpha above 0, v_k and the first logarithm are those of the Rényi bound: softmax_k(t log w) and
+    log mean_{l != k} w_l^t / t with t = 1 - alpha; the constant, which causes no bias, is unchanged.
 
     Args:
         num_particles: K, at least 2.
         max_plate_nesting: see `MultiSampleELBO`.
-        gamma: 0 for no bias, 1 for the least variance where weights are even.
+        gamma: 0 for no bias, 1 for the lowest variance if the weights are even.
         alpha: see `MultiSampleELBO`.
 
     Raises:
@@ -65,7 +65,7 @@ class OVIS(MultiSampleELBO):
 
     def _signal(self, log_weight: Tensor, temper: float) -> Tensor:
         tempered = temper * log_weight
-        # log[(1 - 1/K) / (1 - v_k)] by the others' sum: 1 - v_k itself would round to 0 as v_k tends to 1.
+        # log[(1 - 1/K) / (1 - v_k)] from the sum over the others: 1 - v_k rounds to 0 as v_k tends to 1.
         gain = tempered.logsumexp(0) - math.log(len(log_weight)) - log_mean_of_others(tempered)
         constant = (1 - self.gamma) * math.log1p(-1 / len(log_weight))
         return gain / temper - constant + self.gamma * tempered.softmax(0)

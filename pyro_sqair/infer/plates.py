@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which plates hold the data, and how a site's log-probability reduces to a number per particle and datum."""
+"""Finds the plates that hold the data, and reduces log-probabilities to one number per particle and datum."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_site_shape
 from torch import Tensor
 
-from pyro_sqair.infer.sites import quoted
+from pyro_sqair.infer.sites import Site, quoted
 
 PARTICLES = "particles"
 
@@ -26,21 +26,20 @@ class Plate(NamedTuple):
 
     name: str
     dim: int  # negative
-    size: int  # of the subsample, if there is one
+    size: int  # of the subsample if the plate subsamples
     full_size: int | None
 
 
-Site = Any  # a pyro.poutine.runtime.Message, whose fields Pyro types too loosely to be of use
-PlatedSite = tuple[Site, tuple[Plate, ...]]  # a site and the plates around it
+PlatedSite = tuple[Site, tuple[Plate, ...]]  # a site and its plates
 
 
 def particle_plate(num_particles: int, max_plate_nesting: int) -> pyro.plate:
-    """The plate of K particles, to the left of every plate of the program."""
+    """The plate of K particles, left of every plate of the programs."""
     return pyro.plate(PARTICLES, num_particles, dim=-1 - max_plate_nesting)
 
 
 def vectorised_plates(site: Site) -> tuple[Plate, ...]:
-    """The plates around a site except the particles' and the sequential ones."""
+    """The vectorised plates of a site, without the particle plate."""
     return tuple(
         Plate(frame.name, frame.dim, frame.size, frame.full_size)
         for frame in site["cond_indep_stack"]
@@ -49,11 +48,11 @@ def vectorised_plates(site: Site) -> tuple[Plate, ...]:
 
 
 def guess_max_plate_nesting(model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> int:
-    """How many dimensions the plates of a model and guide take, found by running the pair once.
+    """The number of dimensions of the plates of model and guide, found by running both once.
 
     Raises:
-        ValueError: if a plate has the name of the particles', or validation is on and a site has a batch dimension
-            that no plate declares.
+        ValueError: if a plate has the name of the particle plate, or validation is on and a site has a batch
+            dimension without a plate.
     """
     with poutine.block():
         guide_trace = poutine.trace(guide, graph_type="flat").get_trace(*args, **kwargs)
@@ -70,7 +69,7 @@ def guess_max_plate_nesting(model: Callable, guide: Callable, args: tuple, kwarg
                     if frame.name == PARTICLES:
                         raise ValueError(
                             f"expected no plate called {PARTICLES!r} in model and guide, got one around site "
-                            f"{site['name']!r}. The particles' own plate has that name: rename yours."
+                            f"{site['name']!r}. The estimators use that name: rename the plate."
                         )
                     if frame.dim is not None:
                         dims.append(-frame.dim)
@@ -78,17 +77,17 @@ def guess_max_plate_nesting(model: Callable, guide: Callable, args: tuple, kwarg
 
 
 class DatumShape:
-    """The shape [K, *batch] of per-datum weights, and the reduction of each site to it.
+    """The shape [K, *batch] of per-datum weights, and the reduction of sites to this shape.
 
     The batch plates are the plates common to all sites; other plates of a site are summed over.
 
     Args:
-        sites: (site, its plates) of every sample site of guide and model.
+        sites: every sample site of guide and model, with its plates.
         num_particles: K.
-        max_plate_nesting: dimensions to the right of the particles'.
+        max_plate_nesting: number of dimensions right of the particle dimension.
 
     Raises:
-        ValueError: if data lie in a plate that some site is outside of.
+        ValueError: if a plate holds data and some site is outside it.
     """
 
     def __init__(self, sites: list[PlatedSite], num_particles: int, max_plate_nesting: int) -> None:
@@ -98,7 +97,7 @@ class DatumShape:
             _check_no_data_in_plates(sites)
         self.batch = tuple(sorted(common, key=lambda plate: plate.dim))
         self.shape = (num_particles, *(plate.size for plate in self.batch))
-        # From N data drawn n at a time: the bound of each counts N / n times (not inside its logarithm).
+        # With n of N data drawn, the bound of each is multiplied by N / n (outside its logarithm).
         self.scale = math.prod((p.full_size or p.size) / p.size for p in self.batch)
 
         def aligned(plates: Iterable[Plate]) -> tuple[int, ...]:
@@ -112,13 +111,13 @@ class DatumShape:
         self._summed = {plates: [p.dim for p in plates if p not in common] for plates in kinds}
 
     def reduce(self, log_prob: Tensor, name: str, plates: tuple[Plate, ...]) -> Tensor:
-        """Broadcast a site's log-probability over its plates and particles; sum over plates without data.
+        """Broadcasts a site's log-probability over its plates and particles, and sums over plates without data.
 
         Returns:
-            Shape [K, ...], aligned to the right, with size 1 where there is no batch plate.
+            Shape [K, ...], aligned to the right, with size 1 in dimensions without a batch plate.
 
         Raises:
-            ValueError: if it has a dimension that is neither the particles' nor a plate's.
+            ValueError: if it has a dimension that belongs neither to the particles nor to a plate.
         """
         summed = self._summed[plates]
         if log_prob.shape == self._target and not summed:
@@ -137,7 +136,7 @@ class DatumShape:
         return log_prob.sum(summed, keepdim=True) if summed else log_prob
 
     def squeeze(self, total: Tensor) -> Tensor:
-        """Drop the dimensions without a batch plate: [K, ..., 1, ...] to [K, *batch]."""
+        """Drops the dimensions without a batch plate: [K, ..., 1, ...] to [K, *batch]."""
         return total.reshape(self.shape)
 
 
@@ -146,9 +145,9 @@ def _check_no_data_in_plates(sites: list[PlatedSite]) -> None:
         if site["is_observed"] and plates:
             name = plates[0].name
             outside = {other["name"]: None for other, around in sites if all(p.name != name for p in around)}
-            where = f"{quoted(outside)} outside it" if outside else "it with another size or dim elsewhere"
+            got = f"{quoted(outside)} outside it" if outside else "plates of that name with different sizes or dims"
             raise ValueError(
                 f"expected every sample site to lie inside plate {name!r}, which holds data "
-                f"({site['name']!r}), got {where}. Weights are per datum: move such sites into the plate "
+                f"({site['name']!r}), got {got}. Weights are per datum: move such sites into the plate "
                 "in model and guide, or make them parameters; if it does not index data, use .to_event(...)."
             )

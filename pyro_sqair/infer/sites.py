@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Does a guide propose what its model draws? A readable answer, once, before training."""
+"""Compares the sample sites of a model and its guide, with a readable error where they differ."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from pyro import poutine
 from pyro.poutine.trace_struct import Trace
 from pyro.poutine.util import site_is_subsample
 
+Site = Any  # a pyro.poutine.runtime.Message, whose fields Pyro types too loosely
+
 _MOST_NAMES = 8
 
 
 def check_sites(model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> None:
-    """Run the guide once, replay the model on it, and compare their sample sites.
+    """Runs the guide once, replays the model on it, and compares their sample sites.
 
     Args:
         model: any Pyro program.
-        guide: any Pyro program taking the same arguments.
+        guide: any Pyro program that takes the same arguments.
         *args: passed to both.
         **kwargs: passed to both.
 
     Raises:
-        ValueError: if a site is missing on either side or its event shapes differ; the message names every
-            such site and says what to do.
+        ValueError: if a site is missing in either program or its event shapes differ; the message names every
+            such site and a remedy.
     """
-    # The block hides this trial run from any handler around it, as Pyro's ELBOs do with theirs.
+    # The block hides this trial run from enclosing handlers, as Pyro's ELBOs do.
     with poutine.block():
         guide_trace = poutine.trace(guide, graph_type="flat").get_trace(*args, **kwargs)
         handler = poutine.trace(poutine.replay(model, trace=guide_trace), graph_type="flat")
         try:
             handler(*args, **kwargs)
         except Exception:
-            # A guide's draw of the wrong shape often breaks the model's arithmetic first. The sites reached
-            # so far explain that better than the arithmetic; if they do not, the model's own error stands.
-            compare_sites(handler.trace, guide_trace, complete=False)
+            # A draw of the wrong shape often makes the model fail first. The sites reached so far explain the error
+            # better than the model's own message, which is raised if they match.
+            compare_sites(sample_sites(handler.trace), sample_sites(guide_trace), complete=False)
             raise
-    compare_sites(handler.trace, guide_trace)
+    compare_sites(sample_sites(handler.trace), sample_sites(guide_trace))
 
 
-def compare_sites(model_trace: Trace, guide_trace: Trace, *, complete: bool = True) -> None:
-    """Compare the sites of a guide's trace and of the model's trace replayed on it.
+def compare_sites(model: dict[str, Site], guide: dict[str, Site], *, complete: bool = True) -> None:
+    """Compares the sample sites of a guide and of the model replayed on it.
 
     Args:
-        model_trace: a trace of the model, replayed on `guide_trace`.
-        guide_trace: a trace of the guide.
-        complete: False if the model stopped half-way, so that a site it lacks means nothing.
+        model: the model's sites by name.
+        guide: the guide's sites by name.
+        complete: False if the model stopped early, so that missing sites are no error.
 
     Raises:
         ValueError: as in `check_sites`.
     """
-    model = _sample_sites(model_trace)
-    guide = _sample_sites(guide_trace)
     auxiliary = {name for name, site in guide.items() if site["infer"].get("is_auxiliary")}
     observed = {name for name, site in model.items() if site["is_observed"]}
     problems: list[str] = []
@@ -80,7 +80,7 @@ def compare_sites(model_trace: Trace, guide_trace: Trace, *, complete: bool = Tr
     )
     report(
         (name for name, site in guide.items() if site["is_observed"] and name not in auxiliary),
-        "observed in the guide: {}. A guide only proposes; use pyro.factor for a term of its density.",
+        "observed in the guide: {}. Remove obs=...; use pyro.factor for a term of the guide's density.",
     )
     report(
         (name for name in auxiliary if name in model and not model[name]["is_observed"]),
@@ -101,17 +101,16 @@ def compare_sites(model_trace: Trace, guide_trace: Trace, *, complete: bool = Tr
 
 
 def quoted(names: Iterable[str]) -> str:
-    """Names in quotes, at most eight of them and then a count."""
+    """The first eight names in quotes, and the number of the others."""
     names = list(names)
     rest = len(names) - _MOST_NAMES
     return ", ".join(map(repr, names[:_MOST_NAMES])) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _sample_sites(trace: Trace) -> dict[str, Any]:
-    """The sites that carry probability: neither plates' subsamples nor `pyro.deterministic`."""
-    sites: dict[str, Any] = {name: site for name, site in trace.nodes.items() if site["type"] == "sample"}
+def sample_sites(trace: Trace) -> dict[str, Site]:
+    """The sample sites of a trace by name, without the subsamples of plates and without `pyro.deterministic`."""
     return {
         name: site
-        for name, site in sites.items()
-        if not site_is_subsample(site) and not site["infer"].get("_deterministic")
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample" and not site_is_subsample(site) and not (site["infer"] or {}).get("_deterministic")
     }

@@ -1,14 +1,14 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sequential Monte Carlo for programs that step through time, for every datum of a batch by itself.
+"""Sequential Monte Carlo for programs that step through time, independently for every datum of a batch.
 
 At frame t, with V_{t-1,k} the normalised weights so far (1 / K after resampling), particle k is propagated by the
 guide and gets the incremental weight alpha_{t,k} = p(x_t, z_t | past) / q(z_t | past, x_t). Then
 
     Z = prod_t sum_k V_{t-1,k} alpha_{t,k}
 
-is an unbiased estimate of p(x_{1:T}), whichever resampling scheme and threshold are used (Del Moral 2004).
+is an unbiased estimate of p(x_{1:T}) for every resampling scheme and threshold (Del Moral 2004).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ SEQUENCES = "sequences"
 
 
 class Stepping(Protocol):
-    """A program that steps through time; model and guide have the same methods, but states of their own."""
+    """A program that steps through time. Model and guide have the same methods; each has its own state."""
 
     def init(self, batch: int) -> Any:
-        """The state before the first frame: tensors begin with B. It may draw."""
+        """The state before the first frame, of tensors of shape [B, ...]. May draw."""
 
     def step(self, t: int, state: Any, frame: Any) -> Any:
-        """Frame t: draws, in the model observes the frame, and returns the new state, of shape [K, B, ...]."""
+        """Draws the latents of frame t (the model also observes the frame); returns the state, [K, B, ...]."""
 
 
 class Particles(NamedTuple):
-    """K weighted particles of B sequences: all there is to know about the past. See `states` on their states."""
+    """K weighted particles of B sequences, the only memory of past frames. See `states` for the types of states."""
 
     model_state: Any
     guide_state: Any
@@ -54,18 +54,18 @@ class Particles(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What one frame brought."""
+    """Result of one frame."""
 
     increment: Tensor  # [B]  log of the estimate of p(x_t | x_{1:t-1})
     log_weight: Tensor  # [K, B]  log alpha_t
     prior_log_weight: Tensor  # [K, B]  log V_{t-1}, after resampling
     previous_log_weight: Tensor | None  # [K, B]  log V_{t-1}, before resampling; None at the first frame
-    resampling: Resampled | None  # how particles were resampled before this frame; None at the first
+    resampling: Resampled | None  # the resampling before this frame; None at the first
     score: Tensor | None  # [K, B]  log q of the draws that are not reparameterised; None if there are none
 
 
 class _NoOtherPlates(Messenger):
-    """Says what to do instead of a plate inside a step: it would stand left of the particles'."""
+    """Rejects plates inside a step: their dimension would be left of the particles'."""
 
     def _pyro_sample(self, msg: Any) -> None:
         for frame in msg["cond_indep_stack"]:
@@ -77,36 +77,34 @@ class _NoOtherPlates(Messenger):
 
 
 class Filtered(NamedTuple):
-    """What `SMC.run` returns."""
+    """Result of `SMC.run`."""
 
     log_evidence: Tensor  # [B]
     increments: Tensor  # [T, B], summing to `log_evidence`
     effective_sample_size: Tensor  # [T, B]  after each frame, before resampling; 0 where no particle is possible
-    ancestors: Tensor | None  # int64 [T, K, B]: the particle of frame t - 1 that each is from; None if not kept
     particles: Particles  # at the end
 
 
 class SMC:
     """A particle filter for a model and a guide with `init` and `step`.
 
-    Each step runs inside the plates "particles" (left of all others) and "sequences" (dim -1), the guide first and
-    then the model, replayed on it with the frame observed. Before the next one, data whose effective sample size is
-    low are resampled, each by itself; the states of model and guide are reindexed together. Traces are dropped as
-    it goes, so memory does not grow with time unless gradients are kept.
+    Each step runs inside the plates "particles" (left of all others) and "sequences" (dim -1): first the guide, then
+    the model, replayed on the guide's trace, with the frame observed. Before the next step, each datum whose effective
+    sample size is low is resampled; the states of model and guide are reindexed together. Traces are not kept, so
+    memory does not grow with time unless gradients are recorded.
 
-    A state is the only memory: what a program keeps elsewhere is not reindexed. Tensors new in a step that hold no
-    particles are taken to be shared if they begin with B, but as of [K, B, ...] if they could be (see `states`).
+    A state is the only memory of a program: tensors stored elsewhere are not reindexed. A tensor that first appears
+    in a step has a particle dimension if its shape begins with [K, B], and is shared if it begins with [B].
 
     Args:
         model: has `init(batch)` and `step(t, state, frame)`.
-        guide: has them too.
+        guide: has the same methods.
         num_particles: K.
-        resampling: "multinomial", "residual", "stratified" or "systematic", or a function like those in
-            `resampling`.
-        threshold: resample where the effective sample size is below this share of K; 0 never, 1 always.
+        resampling: "multinomial", "stratified" or "systematic", or a function like those in `resampling`.
+        threshold: resample if the effective sample size is below this fraction of K; 0 never, 1 always.
 
     Raises:
-        ValueError: for a program without these methods, or an argument out of range.
+        ValueError: if a program lacks these methods, or an argument is out of range.
     """
 
     def __init__(
@@ -134,23 +132,23 @@ class SMC:
         """The particles before the first frame, for a batch of B sequences."""
         found = []
         for program in (self.model, self.guide):
-            # Without the particles' plate, so that the shape of a tensor tells what dimensions it has of its own.
+            # Without the particle plate, so that the number of dimensions excludes the particles'.
             with poutine.block(), torch.no_grad(), pyro.plate(SEQUENCES, batch, dim=-1):
                 found.append(ranks(program.init(batch)))
         return Particles(None, None, None, None, batch, *found)
 
     def step(self, t: int, particles: Particles, frame: Any, with_score: bool = False) -> tuple[Particles, Step]:
-        """One frame: resamples where needed, propagates, weighs.
+        """Processes one frame: resamples where needed, propagates the particles and updates their weights.
 
         Args:
             t: the index of the frame, from 0.
-            particles: from `init` or the step before.
-            frame: what is seen, passed to both programs.
+            particles: from `init` or the previous step.
+            frame: the observation, passed to both programs.
             with_score: whether to collect the score terms.
 
         Raises:
-            ValueError: if the sites of model and guide do not fit (see `log_weights`), a state has the wrong shape
-                or, under Pyro's validation, no particle is possible for some datum.
+            ValueError: if the sites of model and guide do not match (see `log_weights`), a state has the wrong shape
+                or, under Pyro's validation, every particle of some datum has weight zero.
         """
         resampled, starts = None, (None, None)
         if particles.log_weight is not None:
@@ -200,31 +198,24 @@ class SMC:
         )
         return after, Step(increment, log_weight, prior, particles.log_weight, resampled, weighed.score)
 
-    def run(self, frames: Tensor, keep_ancestors: bool = False) -> Filtered:
-        """All frames of a batch.
+    def run(self, frames: Tensor) -> Filtered:
+        """Filters all frames of a batch.
 
         Args:
             frames: shape [T, B, ...].
-            keep_ancestors: whether to return who stems from whom.
+
+        Raises:
+            ValueError: as in `step`, or if there is no frame or no sequence.
         """
         check_time_first(frames)
         particles = self.init(frames.shape[1])
-        increments, sizes, ancestors = [], [], []
+        increments, sizes = [], []
         for t, frame in enumerate(frames):
             particles, step = self.step(t, particles, frame)
             increments.append(step.increment)
             sizes.append(sample_size(particles))
-            if keep_ancestors:
-                first = torch.arange(self.num_particles, device=frame.device).unsqueeze(-1).expand_as(step.log_weight)
-                ancestors.append(first if step.resampling is None else step.resampling.ancestors)
         assert particles.log_evidence is not None
-        return Filtered(
-            particles.log_evidence,
-            torch.stack(increments),
-            torch.stack(sizes),
-            torch.stack(ancestors) if keep_ancestors else None,
-            particles,
-        )
+        return Filtered(particles.log_evidence, torch.stack(increments), torch.stack(sizes), particles)
 
 
 @torch.no_grad()
@@ -237,15 +228,15 @@ def smc_evidence(
     resampling: str | Scheme = "systematic",
     threshold: float = 0.5,
 ) -> Tensor:
-    """log Z of every sequence: a bound on log p(x_{1:T}) in expectation, usually far tighter than `iwae_bound`.
+    """log Z of every sequence: in expectation a bound on log p(x_{1:T}), usually far tighter than the IWAE bound.
 
     Args:
         model: has `init(batch)` and `step(t, state, frame)`.
-        guide: has them too.
+        guide: has the same methods.
         frames: shape [T, B, ...].
         num_particles: K; memory does not depend on T.
         resampling: see `SMC`.
-        threshold: see `SMC`; at 0 this *is* `iwae_bound`.
+        threshold: see `SMC`; at 0 this is the IWAE bound.
 
     Returns:
         Shape [B], in nats.
@@ -261,10 +252,10 @@ def sample_size(particles: Particles) -> Tensor:
 
 
 def check_time_first(frames: Tensor) -> None:
-    """Checks that there are frames to filter.
+    """Checks the shape of frames.
 
     Raises:
-        ValueError: for anything but a tensor of shape [T, B, ...] with T and B at least 1.
+        ValueError: if they are no tensor of shape [T, B, ...] with T and B at least 1.
     """
     if not isinstance(frames, Tensor) or frames.dim() < 2 or 0 in frames.shape[:2]:
         got = list(frames.shape) if isinstance(frames, Tensor) else type(frames).__name__

@@ -1,64 +1,59 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""States of programs, which may be of any make: where their tensors are, and how particles in them are reindexed.
+"""The states of programs: any pytree of tensors. Finds their tensors and reindexes the particles in them.
 
 A state is a tensor, None, a number or a string, or tuples (named or not), lists, dicts and dataclasses of states.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import KeyPath, keystr, tree_map_with_path
 
-Ranks = dict[str, int]  # the path of a tensor in a state -> its number of dimensions without the particles'
+Ranks = dict[str, int]  # path of a tensor in a state -> its number of dimensions without the particle dimension
 
 _CONSTANTS = (type(None), bool, int, float, complex, str, bytes, torch.Size, torch.dtype, torch.device)
 
 
 def map_tensors(function: Callable[[str, Tensor], Tensor], state: Any, path: str = "state") -> Any:
-    """The same state with every tensor replaced.
+    """A copy of a state in which every tensor is replaced.
 
     Args:
         function: maps the path of a tensor, such as `state.objects.where`, and the tensor to the new one.
         state: see the module's docstring.
-        path: what to call the state.
+        path: name of the state.
 
     Raises:
-        ValueError: if the state holds something whose tensors cannot be found; the message names it.
+        ValueError: if the state contains an object of another type; the message names its path.
     """
-    if isinstance(state, Tensor):
-        return function(path, state)
-    if isinstance(state, _CONSTANTS):
-        return state
-    if isinstance(state, tuple) and hasattr(state, "_fields"):
-        parts = zip(state._fields, state, strict=True)
-        return type(state)(*(map_tensors(function, part, f"{path}.{name}") for name, part in parts))
-    if isinstance(state, (tuple, list)):
-        return type(state)(map_tensors(function, part, f"{path}[{i}]") for i, part in enumerate(state))
-    if isinstance(state, MutableMapping):
-        new = copy.copy(state)
-        for key, part in state.items():
-            new[key] = map_tensors(function, part, f"{path}[{key!r}]")
-        return new
-    if dataclasses.is_dataclass(state) and not isinstance(state, type):
-        twin: Any = copy.copy(state)
-        for field in dataclasses.fields(state):
-            part = map_tensors(function, getattr(state, field.name), f"{path}.{field.name}")
-            object.__setattr__(twin, field.name, part)  # it may be frozen
-        return twin
-    raise ValueError(
-        f"expected a state of tensors in tuples, lists, dicts and dataclasses, got a {type(state).__name__} at {path}"
-    )
+
+    def replace(keys: KeyPath, leaf: Any) -> Any:
+        name = path + keystr(keys)
+        if isinstance(leaf, Tensor):
+            return function(name, leaf)
+        if isinstance(leaf, _CONSTANTS):
+            return leaf
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            fields = [field.name for field in dataclasses.fields(leaf)]
+            return dataclasses.replace(
+                leaf, **{field: map_tensors(function, getattr(leaf, field), f"{name}.{field}") for field in fields}
+            )
+        raise ValueError(
+            f"expected a state of tensors in tuples, lists, dicts and dataclasses, got a "
+            f"{type(leaf).__name__} at {name}"
+        )
+
+    return tree_map_with_path(replace, state)
 
 
 def ranks(state: Any) -> Ranks:
-    """The number of dimensions of every tensor of a state that has no particles yet."""
+    """The number of dimensions of every tensor of a state without particle dimensions."""
     found: Ranks = {}
 
     def note(path: str, tensor: Tensor) -> Tensor:
@@ -70,17 +65,17 @@ def ranks(state: Any) -> Ranks:
 
 
 def spread(state: Any, num_particles: int, batch: int, known: Ranks) -> Any:
-    """A view of a state in which every tensor has shape [K, B, ...], but for those without dimensions.
+    """A view of a state in which every tensor has shape [K, B, ...]; tensors without dimensions are unchanged.
 
-    A tensor that `known` lists, with shape [B, ...], is shared by the particles if it has as many dimensions as
-    listed there, and has one for the particles if it has one more; that is so even if K = B. Of one that is not
-    listed, [K, B, ...] is taken to begin with the particles, [B, ...] to be shared.
+    A tensor listed in `known` is shared by the particles, of shape [B, ...], if it has the listed number of dimensions,
+    and has shape [K, B, ...] if it has one more. This holds even if K = B. Other tensors are taken to have a particle
+    dimension if their shape begins with [K, B], and to be shared if it begins with [B].
 
     Args:
         state: a state of K particles.
         num_particles: K.
         batch: B.
-        known: of tensors already there in the initial state, the number of dimensions there.
+        known: the number of dimensions of each tensor in the initial state.
 
     Raises:
         ValueError: if a tensor has another shape; the message names it.
@@ -109,11 +104,11 @@ def spread(state: Any, num_particles: int, batch: int, known: Ranks) -> Any:
 
 
 def take(state: Any, index: Tensor) -> Any:
-    """Reindexes the particles of every datum, in all tensors alike.
+    """Reindexes the particles of every datum in all tensors.
 
     Args:
         state: from `spread`: tensors of shape [K, B, ...], or without dimensions.
-        index: which particle to put where, int64 [M, B] or [B].
+        index: the particle to copy to each place, int64 [M, B] or [B].
 
     Returns:
         The state with tensors of shape [M, B, ...] or [B, ...].

@@ -19,13 +19,13 @@ ControlVariate = Literal["geometric", "arithmetic"]
 class VIMCO(MultiSampleELBO):
     """Variational inference for Monte Carlo objectives (Mnih & Rezende 2016).
 
-    The signal is s_k = L - c_k, where the control variate c_k is the bound L with log w_k replaced by a guess
+    The signal is s_k = L - c_k, where the control variate c_k is the bound L with log w_k replaced by a prediction
     from the other particles. c_k does not depend on particle k, so the gradient is unbiased.
 
     Args:
-        num_particles: K, at least 2, since each particle has the others as baseline.
+        num_particles: K, at least 2, since each particle needs the others as its baseline.
         max_plate_nesting: see `MultiSampleELBO`.
-        control_variate: the guess of log w_k: "geometric" is mean_{l != k} log w_l, "arithmetic" is
+        control_variate: the prediction of log w_k: "geometric" is mean_{l != k} log w_l, "arithmetic" is
             log mean_{l != k} w_l.
         alpha: see `MultiSampleELBO`.
 
@@ -53,28 +53,31 @@ class VIMCO(MultiSampleELBO):
 
 
 @torch.no_grad()
-def control_variate(log_weight: Tensor, kind: ControlVariate = "geometric") -> Tensor:
-    """c_k: the bound with particle k's log weight guessed from the others; 0 if no other has any weight.
+def control_variate(log_weight: Tensor, kind: ControlVariate = "geometric", log_prior: Tensor | None = None) -> Tensor:
+    """c_k: the bound with particle k's log weight predicted from the others; 0 if all others have weight zero.
 
     Args:
         log_weight: shape [K, *batch], K >= 2.
         kind: see `VIMCO`.
+        log_prior: log of the factor of each weight in the bound, shape [K, *batch]; -log K if not given.
 
     Returns:
         Shape [K, *batch], without gradient.
     """
-    if kind == "arithmetic":  # L with w_k replaced by the others' mean *is* the log of that mean
-        return log_mean_of_others(log_weight)
-    num_particles = log_weight.shape[0]
-    own = _own(log_weight)
-    # Summing the others, not subtracting from the sum of all: a weight of zero (-inf - -inf) would give NaN.
-    guess = log_weight.masked_fill(own, 0.0).sum(1, keepdim=True) / (num_particles - 1)  # [k, 1, *batch]
-    return _finite(torch.where(own, guess, log_weight).logsumexp(1) - math.log(num_particles))
+    num_particles, own = len(log_weight), _own(log_weight)
+    if kind == "arithmetic":
+        others = log_weight.masked_fill(own, -math.inf)  # [k, l, *batch]
+        predicted = others.logsumexp(1, keepdim=True) - math.log(num_particles - 1)
+    else:
+        # A sum over the others. Subtracting log w_k from the sum of all would give NaN for a weight of zero.
+        predicted = log_weight.masked_fill(own, 0.0).sum(1, keepdim=True) / (num_particles - 1)
+    swapped = torch.where(own, predicted, log_weight)  # [k, l, *batch]
+    return _finite((swapped + (-math.log(num_particles) if log_prior is None else log_prior)).logsumexp(1))
 
 
 @torch.no_grad()
 def log_mean_of_others(log_weight: Tensor) -> Tensor:
-    """log mean_{l != k} exp(log_weight_l): [K, *batch] to [K, *batch]; 0 if no other has any weight."""
+    """log mean_{l != k} exp(log_weight_l): [K, *batch] to [K, *batch]; 0 if all others have weight zero."""
     others = log_weight.masked_fill(_own(log_weight), -math.inf)  # [k, l, *batch]
     return _finite(others.logsumexp(1) - math.log(log_weight.shape[0] - 1))
 
@@ -85,6 +88,6 @@ def _own(log_weight: Tensor) -> Tensor:
 
 
 def _finite(baseline: Tensor) -> Tensor:
-    # A baseline of -inf would turn the gradient into NaN. Without one the gradient stays unbiased, for whether
-    # the others have weight does not depend on particle k.
+    # A baseline of -inf would make the gradient NaN. Replacing it by 0 keeps the gradient unbiased, since the weights
+    # of the others do not depend on particle k.
     return baseline.masked_fill(baseline == -math.inf, 0.0)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reweighted wake-sleep: the guide is fitted to the posterior, or to the model's dreams, instead of by the bound."""
+"""Reweighted wake-sleep: trains the guide on weighted particles or on samples of the model, not by the bound."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_sqair.infer.log_weights import probable_sites, weighted_log_prob
+from pyro_sqair.infer.log_weights import weighted_log_prob, with_plates  # _log_prob
 from pyro_sqair.infer.multi_sample import MultiSampleELBO
 from pyro_sqair.infer.plates import DatumShape
-from pyro_sqair.infer.sites import quoted
+from pyro_sqair.infer.sites import quoted, sample_sites
 
 Dream = Callable[..., tuple[Any, ...]]
 
@@ -28,29 +28,29 @@ Dream = Callable[..., tuple[Any, ...]]
 class RWS(MultiSampleELBO):
     """Reweighted wake-sleep (Bornschein & Bengio 2015; Le et al. 2019), with weights per datum.
 
-    The model climbs the bound L with the draws held fixed ("wake-theta": unbiased for the model's parameters), and
-    the guide climbs a mixture, with the share `insomnia` in [0, 1], of
+    The model maximises the bound L at fixed draws ("wake-theta": unbiased for the model's parameters). The guide
+    maximises a mixture, with the fraction `insomnia` in [0, 1] of wake-phi, of
 
         wake-phi:  sum_k v_k log q(z_k | x)   v_k = softmax_k(log w), z_k from the guide
         sleep-phi: log q(z | x)               z, x from the model, "dreamt"
 
-    Wake-phi lowers KL(p(z | x) || q), by self-normalised weights: biased, but the less the larger K. Sleep-phi
-    lowers the same KL in expectation over the model's x instead of the data's, without bias. No draw is
-    differentiated through, reparameterised or not, so that models with branches of any kind will do. What is masked
-    or scaled in log q counts so here. A parameter of both programs gets the sum of what each path gives. Log q is taken
-    of the value alone, so normalising flows need an inverse (Pyro's planar and radial flows have none).
+    Wake-phi minimises KL(p(z | x) || q) with self-normalised weights; its bias decreases with K. Sleep-phi minimises
+    the same KL without bias, but in expectation over the model's x instead of the data. No gradient passes through
+    draws, reparameterised or not, so the model may branch on any of them. Masks and scales apply to log q. Parameters
+    shared by both programs get the sum of both gradients. Log q is a function of the value alone, so normalising
+    flows need an inverse (Pyro's planar and radial flows have none).
 
-    `loss` and the value of `differentiable_loss` are minus the bound L, whatever the guide climbs. The order alpha
-    is that of L; wake-phi, which is no bound's gradient, has the plain weights.
+    `loss` and the value of `differentiable_loss` are minus the bound L. The order alpha is that of L; wake-phi always
+    uses the weights of order 0.
 
     Args:
-        num_particles: K, at least 2 (1 if insomnia is 0: then the model climbs the ELBO).
+        num_particles: K, at least 2 (1 if insomnia is 0: then L is the ELBO).
         max_plate_nesting: see `MultiSampleELBO`.
-        insomnia: the share of wake-phi; 1 is wake-wake, 0 is wake-sleep. Pyro's argument of the same name.
-        dream: makes the guide's data of the model's; needed if insomnia < 1. It is called as
-            `dream(trace, *args, **kwargs)` with a trace of the model that has drawn its observed sites as well,
-            one draw a datum, and the programs' arguments, and returns the positional arguments to run the guide
-            with; the keyword arguments stay. For a program of frames [T, B, C, H, W] between 0 and 1:
+        insomnia: the fraction of wake-phi; 1 is wake-wake, 0 is wake-sleep (the name is Pyro's).
+        dream: makes arguments for the guide from a sample of the model; required if insomnia < 1. It is called as
+            `dream(trace, *args, **kwargs)` with a trace of the model whose observed sites are sampled, one sample
+            per datum, and the programs' arguments. It returns the positional arguments of the guide; the keyword
+            arguments are unchanged. For programs of frames [T, B, C, H, W] with values in [0, 1]:
 
                 def dream(trace, frames):
                     pixels = [trace.nodes[f"frame_{t}/image"]["value"] for t in range(len(frames))]
@@ -58,7 +58,7 @@ class RWS(MultiSampleELBO):
         alpha: see `MultiSampleELBO`.
 
     Raises:
-        ValueError: if K is too small, insomnia or alpha is out of range, or there is no `dream` where one is needed.
+        ValueError: if K is too small, insomnia or alpha is out of range, or a required `dream` is missing.
     """
 
     def __init__(
@@ -77,13 +77,13 @@ class RWS(MultiSampleELBO):
                 f"expected `dream` with insomnia={insomnia} < 1, got none. It turns the model's draws into the "
                 "guide's arguments; or leave insomnia at 1."
             )
-        self.min_particles = 2 if insomnia > 0 else 1  # of one particle's weight, 1, the guide learns nothing
+        self.min_particles = 2 if insomnia > 0 else 1  # with one particle, v_k = 1 carries no information
         super().__init__(num_particles, max_plate_nesting, alpha=alpha)
         self.insomnia, self.dream = insomnia, dream
 
     def score_signal(self, log_weight: Tensor) -> Tensor:
-        """There is none: the guide does not climb the bound."""
-        raise NotImplementedError("RWS has no score signal: it treats draws of all kinds alike, by weights of its own")
+        """Not defined: the guide is not trained by the bound."""
+        raise NotImplementedError("RWS has no score signal: its guide is not trained by the bound")
 
     def _estimate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
         with DetachedDraws():
@@ -99,12 +99,12 @@ class RWS(MultiSampleELBO):
         return surrogate, particles.scale
 
     def _log_q_of_dreams(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Tensor:
-        """log q(z | x) of one dream a datum, [*batch]."""
+        """log q(z | x) of one dream per datum, [*batch]."""
         assert self.dream is not None
         if isinstance(poutine.unwrap(guide), GuideMessenger):
             raise ValueError(
-                "expected a guide that runs by itself, got a GuideMessenger, which runs the model. It cannot be "
-                "shown dreams: set insomnia=1."
+                "expected a guide that runs without the model, got a GuideMessenger, for which the sleep phase is not "
+                "defined: set insomnia=1."
             )
         with torch.no_grad():
             dreamt = poutine.trace(poutine.uncondition(model), graph_type="flat").get_trace(*args, **kwargs)
@@ -116,26 +116,26 @@ class RWS(MultiSampleELBO):
 
 
 class DetachedDraws(Messenger):
-    """A context in which nothing can be differentiated through a draw.
+    """Detaches every draw, so that no gradient passes through it.
 
-    The draws are detached as they are made, before the program goes on with them, so that later draws' parameters
-    do not carry gradients of earlier draws either (Pyro's RWS detaches them in the finished trace).
+    Draws are detached before the program uses them, so the parameters of later draws carry no gradient of earlier
+    draws either. (Pyro's RWS detaches them in the finished trace.)
     """
 
     def _pyro_post_sample(self, msg: Any) -> None:
         if not msg["is_observed"] and isinstance(msg["value"], Tensor):
-            # A new tensor: one detached in place would still be looked up in the caches of torch's transforms.
+            # Not detach_(): PyTorch's transforms cache the tensor, so it must remain as it is.
             msg["value"] = msg["value"].detach()
 
 
 def _log_q(guide_trace: Trace, model_trace: Trace, max_plate_nesting: int) -> Tensor:
-    sites = probable_sites(guide_trace)
-    if strangers := [site["name"] for site, _ in sites if site["name"] not in model_trace.nodes]:
+    sites = with_plates(sample_sites(guide_trace))
+    if auxiliary := [site["name"] for site, _ in sites if site["name"] not in model_trace.nodes]:
         raise ValueError(
-            f"expected the model to dream every site of the guide, got {quoted(strangers)} in the guide alone, "
-            "of which dreams say nothing. Drop auxiliary draws, or set insomnia=1."
+            f"expected every site of the guide in the model's dreams, got {quoted(auxiliary)} in the guide alone. "
+            "Drop auxiliary draws, or set insomnia=1."
         )
-    datum = DatumShape(sites + probable_sites(model_trace), 1, max_plate_nesting)
+    datum = DatumShape(sites + with_plates(sample_sites(model_trace)), 1, max_plate_nesting)
     total = torch.zeros(datum.shape)
     log_q = [
         datum.reduce(weighted_log_prob(site, datum.scale), site["name"], plates)
@@ -147,7 +147,7 @@ def _log_q(guide_trace: Trace, model_trace: Trace, max_plate_nesting: int) -> Te
     if is_validation_enabled() and not total.isfinite().all():
         odd = [site["name"] for site, _ in sites if not weighted_log_prob(site, 1.0).isfinite().all()]
         raise ValueError(
-            f"expected the guide to give the model's dreams finite log-probabilities, got others at {quoted(odd)}. "
-            "The guide's support has to hold all that the model can draw."
+            f"expected finite log-probabilities of the model's dreams under the guide, got others at {quoted(odd)}. "
+            "The guide's support must contain everything that the model can draw."
         )
     return total[0]

@@ -48,7 +48,7 @@ class ImageNormal(TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         squares = (value - self.loc).square().flatten(-3).sum(-1)
-        constant = self.event_shape.numel() * (math.log(self.std) + _HALF_LOG_2PI)
+        constant = math.prod(self.event_shape) * (math.log(self.std) + _HALF_LOG_2PI)
         return squares * (-0.5 / self.std**2) - constant
 
 

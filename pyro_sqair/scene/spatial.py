@@ -11,6 +11,7 @@ the whole image.
 from __future__ import annotations
 
 import functools
+import math
 from typing import NamedTuple
 
 import torch
@@ -95,7 +96,7 @@ def crop(image: Tensor, where: Tensor, glimpse_size: tuple[int, int]) -> Tensor:
     height, width = glimpse_size
     batch = image.shape[:-3]
     extra = where.shape[: where.dim() - 1 - len(batch)]
-    num, copies = batch.numel(), extra.numel()
+    num, copies = math.prod(batch), math.prod(extra)
     # The glimpses of one image are stacked vertically in one tall grid, so the image is not repeated.
     scale, shift = scale_and_shift(where.reshape(copies, num, 4).transpose(0, 1))
     xs = _centres(width, where.dtype, where.device) * scale[..., :1] + shift[..., :1]

@@ -1,10 +1,10 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""SQAIR under NVIL: its expected gradient, by enumeration of presence at fixed noise, and its neural baselines.
+"""SQAIR with NVIL: the expected gradient, by enumeration of presence at fixed noise, and neural baselines.
 
-Presence decides which `where` and `what` count, before it and after; it passes through `Objects` from frame to frame.
-If Pyro lost track of who depends on whom on the way, costs would be missing and the expectation be wrong.
+Presence masks `where` and `what`, and `Objects` carries it from frame to frame. If Pyro's provenance tracking lost a
+dependency, a cost would be missing from a signal, and the expectation would be wrong.
 """
 
 import itertools
@@ -46,10 +46,10 @@ def programs(num_slots: int, *, baselines: bool) -> tuple[SQAIR, SQAIRGuide]:
 
 
 class Forced(Messenger):
-    """Sets presence to given bits where its slot is open, and the rest by noise that is the same for each sequence.
+    """Sets presence to given bits in open slots, and other draws by noise that is the same for each sequence.
 
     Attributes:
-        closed: how many bits each sequence ignored, shape [B]; that many times two patterns are one outcome.
+        closed: number of ignored bits of each sequence, shape [B]; 2 ** closed patterns have the same outcome.
     """
 
     def __init__(self, bits: dict[str, Tensor]) -> None:
@@ -62,18 +62,18 @@ class Forced(Messenger):
             return
         name, fn = msg["name"], msg["fn"]
         if name in self.bits:
-            # What Pyro tracks, the draws that this one depends on, comes with a sample.
+            # A sample carries the provenance that Pyro tracks: the names of the draws that this one depends on.
             msg["value"], msg["done"] = self.bits[name] * fn.open + 0 * fn.sample(), True
             self.closed = self.closed + (~fn.open).double()
         elif "/wh" in name:
-            law = fn.base
-            while not hasattr(law, "loc"):
-                law = law.base_dist
+            normal = fn.base
+            while not hasattr(normal, "loc"):
+                normal = normal.base_dist
             seed = int.from_bytes(name.encode(), "little") % 2**31
-            noise = torch.randn(law.loc.shape[-1], dtype=F64, generator=torch.Generator().manual_seed(seed))
-            if hasattr(law, "factor"):
-                noise = noise @ law.factor.mT
-            msg["value"], msg["done"] = law.loc + law.scale * noise, True
+            noise = torch.randn(normal.loc.shape[-1], dtype=F64, generator=torch.Generator().manual_seed(seed))
+            if hasattr(normal, "factor"):
+                noise = noise @ normal.factor.mT
+            msg["value"], msg["done"] = normal.loc + normal.scale * noise, True
 
 
 def presence_sites(num_slots: int, length: int) -> list[str]:
@@ -92,7 +92,7 @@ class Outcomes:
         self.frames = frame.expand(-1, len(patterns), -1, -1, -1)
 
     def exact_gradient(self, model: SQAIR, guide: SQAIRGuide, chosen: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Of the ELBO at fixed noise, and the weight of each pattern: no estimator."""
+        """The gradient of the ELBO at fixed noise, without an estimator, and the weight of each pattern."""
         with Forced(self.bits) as forced:
             out = log_weights(model, guide, (self.frames,), num_particles=1, max_plate_nesting=1)
         prob = out.score[0].exp() / 2 ** forced.closed.reshape(-1)
@@ -108,7 +108,7 @@ def without_baselines(model: SQAIR, guide: SQAIRGuide) -> list[Tensor]:
 
 @pytest.mark.parametrize(("num_slots", "length"), [(1, 3), (2, 2)])
 def test_expected_gradient_is_exact(num_slots, length):
-    """One run of all patterns: a scale by the probability weighs the costs."""
+    """One run of all patterns, with costs scaled by their probabilities."""
     model, guide = programs(num_slots, baselines=False)
     outcomes = Outcomes(num_slots, length)
     parameters = without_baselines(model, guide)
@@ -122,7 +122,7 @@ def test_expected_gradient_is_exact(num_slots, length):
 
 
 def test_expected_gradient_with_baselines_is_exact():
-    """Eight runs of one sequence; the baselines learn, and the encoders that feed them do not learn from them."""
+    """One run for each pattern. The baselines get gradients, and change no other parameter's gradient."""
     model, guide = programs(1, baselines=True)
     outcomes = Outcomes(1, 2)
     parameters = without_baselines(model, guide)
@@ -140,9 +140,9 @@ def test_expected_gradient_with_baselines_is_exact():
 
 
 def test_training_with_baselines():
-    """By SVI with several particles: all parameters are found and move."""
+    """SVI with several particles finds and changes every parameter."""
     model, guide = programs(2, baselines=True)
-    frames = torch.rand(3, 8, 1, 6, 6, dtype=F64)  # memory is zero at the first two
+    frames = torch.rand(3, 8, 1, 6, 6, dtype=F64)  # three, since memory is zero in the first two
     before = {name: p.clone() for name, p in guide.named_parameters()}
     elbo = NVIL(2, max_plate_nesting=1)
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), elbo)
@@ -152,7 +152,7 @@ def test_training_with_baselines():
     assert set(before) == set(changed)
 
 
-def test_others_do_not_mind_baselines():
+def test_other_estimators_ignore_baselines():
     model, guide = programs(2, baselines=True)
     loss = VIMCO(3)(model, guide)(torch.rand(2, 4, 1, 6, 6, dtype=F64))
     loss.backward()

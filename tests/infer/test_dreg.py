@@ -100,7 +100,7 @@ class TestExpectation:
     def test_quadrature_catches_mistakes(self, what, monkeypatch):
         """The formula without regard to masks; without what discrete draws owe to continuous ones; v for v^2."""
         if what == "masks":
-            monkeypatch.setattr(gates.Draw, "share", lambda self, scale: None)
+            monkeypatch.setattr(gates.Draw, "share", lambda self, scale: 1.0)
         elif what == "scores":
             correction = DReG._correction
             monkeypatch.setattr(DReG, "_correction", lambda self, p: correction(self, p._replace(score=None)))

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""NVIL: its expected gradient, by enumeration, is the ELBO's, with baselines and without."""
+"""NVIL: by enumeration, its expected gradient is that of the ELBO, with and without baselines."""
 
 import itertools
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from pyro.infer import TraceGraph_ELBO
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_sqair.infer import NVIL, NeuralBaseline, nvil, with_baselines
+from pyro_sqair.infer import NVIL, NeuralBaseline, nvil
 from pyro_sqair.infer.log_weights import log_weights
 
 F64 = torch.float64
@@ -26,7 +26,7 @@ X = torch.tensor([0.7, -1.1], dtype=F64)
 
 
 class Forced(Messenger):
-    """Sets discrete draws to given bits and normal ones to loc + scale * given noise, as if sampled."""
+    """Sets discrete draws to given bits, and normal draws to loc + scale * given noise, as if they were sampled."""
 
     def __init__(self, bits: dict[str, Tensor], noise: dict[str, Tensor]) -> None:
         super().__init__()
@@ -36,14 +36,14 @@ class Forced(Messenger):
         if msg["done"] or msg["is_observed"]:
             return
         if msg["name"] in self.bits:
-            # What Pyro tracks, the draws that this one depends on, comes with a sample.
+            # A sample carries the provenance that Pyro tracks: the names of the draws that this one depends on.
             msg["value"], msg["done"] = self.bits[msg["name"]] + 0 * msg["fn"].sample(), True
         elif msg["name"] in self.noise:
             msg["value"], msg["done"] = msg["fn"].loc + msg["fn"].scale * self.noise[msg["name"]], True
 
 
 class MaskedLate(TorchDistribution):
-    """A coin whose mask is a draw made after it."""
+    """A Bernoulli distribution whose mask is a later draw."""
 
     arg_constraints: dict = {}
 
@@ -70,17 +70,28 @@ def parameters() -> tuple[Tensor, Tensor]:
     return theta, phi
 
 
-def make_pair(theta: Tensor, phi: Tensor) -> tuple[Callable, Callable]:
-    """c -> d -> e -> z -> x: c masked late by d, e early by d or blanked, z normal; all see what was before."""
+Infer = Callable[[str, Tensor, Tensor], dict]  # (name of a discrete site, data, phi) to its `infer`
+
+
+def no_baseline(name: str, x: Tensor, phi: Tensor) -> dict:
+    return {}
+
+
+def make_pair(theta: Tensor, phi: Tensor, infer: Infer = no_baseline) -> tuple[Callable, Callable]:
+    """c -> d -> e -> f -> z -> x. The later draw d masks c and e; f is masked by `.mask(False)`; z is normal."""
 
     def guide(x):
         held: dict[str, Tensor] = {}
+
+        def draw(name: str, distribution: TorchDistribution) -> Tensor:
+            return pyro.sample(name, distribution, infer=infer(name, x, phi))
+
         with pyro.plate("data", len(x)):
-            c = pyro.sample("c", MaskedLate(dist.Bernoulli(logits=phi[0] * x + phi[1]), held))
-            held["d"] = d = pyro.sample("d", dist.Bernoulli(logits=phi[2] * c - phi[3] * x))
+            c = draw("c", MaskedLate(dist.Bernoulli(logits=phi[0] * x + phi[1]), held))
+            held["d"] = d = draw("d", dist.Bernoulli(logits=phi[2] * c - phi[3] * x))
             with poutine.mask(mask=d.bool()):
-                e = pyro.sample("e", dist.Bernoulli(logits=phi[4] * c + phi[5]))
-            f = pyro.sample("f", dist.Bernoulli(logits=phi[6] * e + phi[3]).mask(False))
+                e = draw("e", dist.Bernoulli(logits=phi[4] * c + phi[5]))
+            f = draw("f", dist.Bernoulli(logits=phi[6] * e + phi[3]).mask(False))
             pyro.sample("z", dist.Normal(phi[1] * f + phi[0] * x, torch.tensor(0.7, dtype=F64)))
 
     def model(x):
@@ -102,7 +113,7 @@ NOISE = {"z": torch.tensor([0.4, -0.9], dtype=F64)}
 
 
 class Outcomes:
-    """All 16 outcomes of each datum's bits, at fixed noise, in the data plate."""
+    """All 16 outcomes of the discrete draws of each datum, at fixed noise, in the data plate."""
 
     def __init__(self, x: Tensor) -> None:
         patterns = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4)), dtype=F64)
@@ -111,7 +122,7 @@ class Outcomes:
         self.x = x.repeat(16)
 
     def exact_gradient(self) -> tuple[Tensor, Tensor]:
-        """Of the ELBO at fixed noise, and the probability of each outcome: no estimator."""
+        """The gradient of the ELBO at fixed noise, without an estimator, and the probability of each outcome."""
         theta, phi = parameters()
         with Forced(self.bits, self.noise):
             out = log_weights(*make_pair(theta, phi), (self.x,), num_particles=1, max_plate_nesting=1)
@@ -119,22 +130,21 @@ class Outcomes:
         grads = torch.autograd.grad((prob * out.log_weight[0]).sum(), (theta, phi))
         return torch.cat(grads), prob.detach()
 
-    def one_by_one(self, elbo: TraceGraph_ELBO, change: Callable = lambda guide, phi: guide) -> Tensor:
-        """The expected gradient: a run of one datum for each outcome."""
+    def one_by_one(self, elbo: TraceGraph_ELBO, infer: Infer = no_baseline) -> Tensor:
+        """The expected gradient, from one run with one datum for each outcome."""
         theta, phi = parameters()
         _, prob = self.exact_gradient()
         total = torch.zeros(len(theta) + len(phi), dtype=F64)
         for i in range(len(self.x)):
-            model, guide = make_pair(theta, phi)
             theta.grad = phi.grad = None
             bits, noise = ({k: v[i : i + 1] for k, v in values.items()} for values in (self.bits, self.noise))
             with Forced(bits, noise):
-                elbo.loss_and_grads(model, change(guide, phi), self.x[i : i + 1])
+                elbo.loss_and_grads(*make_pair(theta, phi, infer), self.x[i : i + 1])
             total -= prob[i] * torch.cat([theta.grad, phi.grad])
         return total
 
     def at_once(self, elbo: TraceGraph_ELBO) -> Tensor:
-        """The expected gradient without baselines, in one run: a scale by the probability weighs the costs."""
+        """The expected gradient without baselines, from one run whose costs are scaled by the probabilities."""
         theta, phi = parameters()
         _, prob = self.exact_gradient()
         with Forced(self.bits, self.noise):
@@ -153,57 +163,47 @@ class TestExpectation:
         torch.testing.assert_close(outcomes.one_by_one(NVIL()), exact, rtol=0, atol=1e-10)
 
     def test_with_baselines(self):
-        """Networks, one of which is told a parameter of the guide itself: it must not reach that parameter."""
-        networks = {name: NeuralBaseline(2, [5], scale=3.0).double() for name in ("c", "[def]")}
+        """A network may read a parameter of the guide, but does not change its gradient."""
+        networks = {name: NeuralBaseline(2, [5], scale=3.0).double() for name in NAMES}
 
-        def change(guide: Callable, phi: Tensor) -> Callable:
-            return with_baselines(guide, networks, lambda x: torch.stack([x, phi[0].expand_as(x)], -1))
+        def infer(name: str, x: Tensor, phi: Tensor) -> dict:
+            features = torch.stack([x, phi[0].expand_as(x)], -1)
+            return {"baseline": {"nn_baseline": networks[name], "nn_baseline_input": features}}
 
-        # One datum at a time: then Pyro drops the dimension of the cost, and so must the baseline.
+        # With a single datum, Pyro drops the batch dimension of the cost, and NVIL that of the baseline.
         outcomes = Outcomes(X)
         exact, _ = outcomes.exact_gradient()
-        torch.testing.assert_close(outcomes.one_by_one(NVIL(), change), exact, rtol=0, atol=1e-10)
+        torch.testing.assert_close(outcomes.one_by_one(NVIL(), infer), exact, rtol=0, atol=1e-10)
         with pytest.raises(ValueError, match="Expected baseline at site"):
-            outcomes.one_by_one(TraceGraph_ELBO(), change)
+            outcomes.one_by_one(TraceGraph_ELBO(), infer)
         assert all((p.grad != 0).any() for n in networks.values() for p in n.parameters())
 
     def test_with_a_running_mean(self):
-        """It is of costs of earlier steps, so any value of it leaves the expectation as it is."""
-        torch.set_default_dtype(F64)  # Pyro makes its running mean of the default type
-        name = "__baseline_avg_downstream_cost_d"
+        """Pyro's running mean is that of earlier steps, so no value of it changes the expectation."""
+        torch.set_default_dtype(F64)  # Pyro creates the running mean with the default type
         outcomes = Outcomes(X[:1])
         exact, _ = outcomes.exact_gradient()
 
-        def change(guide: Callable, phi: Tensor) -> Callable:
-            for site in NAMES:  # the same before every outcome
-                pyro.get_param_store()[name[:-1] + site] = torch.tensor(-1.7)
-            return with_baselines(guide, {"*": None}, decay=0.9)
+        def infer(name: str, x: Tensor, phi: Tensor) -> dict:
+            pyro.get_param_store()[f"__baseline_avg_downstream_cost_{name}"] = torch.tensor(-1.7)
+            return {"baseline": {"use_decaying_avg_baseline": True}}
 
-        torch.testing.assert_close(outcomes.one_by_one(NVIL(), change), exact, rtol=0, atol=1e-10)
-        assert pyro.param(name) != -1.7
+        torch.testing.assert_close(outcomes.one_by_one(NVIL(), infer), exact, rtol=0, atol=1e-10)
+        assert pyro.param("__baseline_avg_downstream_cost_d") != -1.7
 
-    @pytest.mark.parametrize("mended", ["c", "f"])
-    def test_pyros_own_is_biased_where_masks_are_late_or_blank(self, mended, monkeypatch):
-        """Without either mending the expectation is wrong, so the tests above would see it."""
-        mend = nvil._mend_score
-        monkeypatch.setattr(nvil, "_mend_score", lambda site: mend(site) if site["name"] != mended else None)
+    @pytest.mark.parametrize("site", ["c", "f"])
+    def test_without_the_correction_masked_draws_bias_the_gradient(self, site, monkeypatch):
+        """So the tests above fail if NVIL, like Pyro, does not correct the score of this site."""
+        correct = nvil._correct_score
+        monkeypatch.setattr(nvil, "_correct_score", lambda s: correct(s) if s["name"] != site else None)
         outcomes = Outcomes(X)
         exact, _ = outcomes.exact_gradient()
         assert (outcomes.at_once(NVIL()) - exact).abs().max() > 0.02 * exact.abs().max()
 
 
-def test_which_sites_get_one():
-    networks = {"c": NeuralBaseline(1).double(), "*": NeuralBaseline(1).double()}
-    guide = with_baselines(make_pair(*parameters())[1], networks, lambda x: x[:, None])
-    trace = poutine.trace(guide).get_trace(X)
-    options = {name: trace.nodes[name]["infer"].get("baseline", {}) for name in "cdefz"}
-    attached = {name: option.get("nn_baseline") for name, option in options.items()}
-    assert attached == {"c": networks["c"], "d": networks["*"], "e": networks["*"], "f": networks["*"], "z": None}
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pyro's, which only warns
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pyro only warns about these errors
 class TestBadInput:
-    """As of the estimators with weights (test_bad_input.py); sites outside the plate are no trouble here."""
+    """The errors of the weighted estimators (test_bad_input.py), but sites outside the data plate are allowed."""
 
     @staticmethod
     def model(x, **factors):
@@ -237,7 +237,7 @@ class TestBadInput:
         model = partial(self.model, fine=[0.0, 0.0], odd=[0.0, value])
         self.assert_error(model, self.guide, "infinite ones at site 'odd' of the model. Check")
         with pyro.validation_enabled(False):
-            assert not NVIL().differentiable_loss(model, self.guide, X).isfinite()  # nothing is read, nothing raised
+            assert not NVIL().differentiable_loss(model, self.guide, X).isfinite()
 
     def test_nan_is_traced_to_its_site(self):
         def model(x):

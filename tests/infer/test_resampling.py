@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Resampling schemes: expected and possible numbers of copies, and what they make of awkward weights."""
+"""Resampling schemes: expected and possible numbers of copies, and extreme weights."""
 
 import itertools
 import math
@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_sqair.infer import resampling
-from pyro_sqair.infer.resampling import SCHEMES, check_threshold, multinomial, resample, residual, scheme, systematic
+from pyro_sqair.infer.resampling import SCHEMES, check_threshold, multinomial, resample, scheme, systematic
 
 ALL = sorted(SCHEMES)
 
 
 def copies(ancestors: Tensor) -> Tensor:
-    """How often each particle is copied: [K, *batch] to int64 [K, *batch]."""
+    """The number of copies of each particle: [K, *batch] to int64 [K, *batch]."""
     return torch.zeros_like(ancestors).scatter_add_(0, ancestors, torch.ones_like(ancestors))
 
 
@@ -33,7 +33,7 @@ def weights(num_particles: int, batch: int, spread: float = 1.5) -> Tensor:
 def test_expected_number_of_copies(name, num_particles):
     weight = weights(num_particles, 3)
     draws = 20_000
-    many = weight.unsqueeze(-1).expand(-1, -1, draws)  # a batch of two dimensions, too
+    many = weight.unsqueeze(-1).expand(-1, -1, draws)  # a batch of two dimensions
     count = copies(SCHEMES[name](many)).double()
     assert (count.sum(0) == num_particles).all()
     error = (count.std(-1) / math.sqrt(draws)).clamp(min=1e-12)
@@ -41,8 +41,8 @@ def test_expected_number_of_copies(name, num_particles):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_the_test_above_would_notice_a_tenth(name):
-    """With one weight a tenth too large, averages are further off than their standard errors allow."""
+def test_the_test_above_detects_an_error_of_a_tenth(name):
+    """With one weight a tenth too large, the averages differ by more than 4 standard errors."""
     weight = weights(5, 1).expand(-1, 20_000)
     wrong = weight * torch.tensor([1, 1, 1.1, 1, 1], dtype=torch.float64).unsqueeze(-1)
     count = copies(SCHEMES[name](wrong / wrong.sum(0))).double()
@@ -56,15 +56,15 @@ def test_variance_of_multinomial_copies():
     torch.testing.assert_close(count.var(-1), (5 * weight * (1 - weight))[:, 0], rtol=0.05, atol=0)
 
 
-@pytest.mark.parametrize("name", ["residual", "stratified", "systematic"])
+@pytest.mark.parametrize("name", ["stratified", "systematic"])
 def test_less_noise_than_multinomial(name):
     weight = weights(8, 1).expand(-1, 20_000)
-    noisy, calm = (copies(SCHEMES[n](weight)).double().var(-1).sum() for n in ("multinomial", name))
-    assert calm < 0.7 * noisy
+    multinomial_variance, variance = (copies(SCHEMES[n](weight)).double().var(-1).sum() for n in ("multinomial", name))
+    assert variance < 0.7 * multinomial_variance
 
 
 def test_ancestors_of_multinomial_are_independent():
-    """For K = 2, each of the four pairs has the product of its probabilities, within 4 standard errors."""
+    """For K = 2, the frequency of each pair is the product of its weights, within 4 standard errors."""
     weight = torch.tensor([[0.3], [0.7]], dtype=torch.float64)
     draws = 40_000
     first, second = multinomial(weight.expand(-1, draws))
@@ -86,16 +86,9 @@ def test_systematic_copies_are_floor_or_ceil(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_residual_copies_are_at_least_floor(dtype):
-    weight = weights(7, 5000, spread=2.0).to(dtype)
-    assert (copies(residual(weight)) >= (7 * weight).floor()).all()
-
-
-@pytest.mark.parametrize("name", ["residual", "systematic"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_whole_numbers_of_copies_are_not_random(name, dtype):
+def test_integer_expected_copies_are_not_random(dtype):
     weight = torch.tensor([0.25, 0.0, 0.5, 0.25, 0, 0, 0, 0], dtype=dtype).unsqueeze(-1).expand(-1, 1000)
-    count = copies(SCHEMES[name](weight))
+    count = copies(systematic(weight))
     assert (count == torch.tensor([2, 0, 4, 2, 0, 0, 0, 0]).unsqueeze(-1)).all()
 
 
@@ -103,7 +96,7 @@ def test_whole_numbers_of_copies_are_not_random(name, dtype):
 @pytest.mark.parametrize("offset", [0.0, 1 - 2**-24, 1 - 2**-12, 0.5])
 @pytest.mark.parametrize("num_particles", [3, 1000])
 def test_extreme_points_never_hit_a_weight_of_zero(name, offset, num_particles, monkeypatch):
-    """In float32, where cumulative weights end a little off 1 and (K - 1 + u) / K may round to 1."""
+    """In float32, cumulative weights may end slightly off 1, and (K - 1 + u) / K may round to 1."""
     monkeypatch.setattr(resampling.torch, "rand_like", lambda like: torch.full_like(like, offset))
     generator = torch.Generator().manual_seed(0)
     weight = torch.rand(num_particles, 200, generator=generator).pow(4)
@@ -126,7 +119,7 @@ def test_one_particle_with_all_the_weight(name):
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_a_seed_decides(name):
+def test_ancestors_depend_on_the_seed_alone(name):
     weight = weights(5, 40)
     torch.manual_seed(3)
     first = SCHEMES[name](weight)
@@ -137,7 +130,7 @@ def test_a_seed_decides(name):
 
 
 class TestResample:
-    def test_each_datum_by_its_own_sample_size(self):
+    def test_each_datum_has_its_own_sample_size(self):
         """Effective sample sizes 4, 2, 1 and 3 of 4, and a threshold of 5/8, so below 2.5."""
         weight = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0], [1, 1, 1, 0]], dtype=torch.float64).T
         log_weight = (weight / weight.sum(0)).log()
@@ -151,7 +144,7 @@ class TestResample:
             assert (out.ancestors[:, b] < 3 - b).all()
             torch.testing.assert_close(out.log_weight[:, b].exp(), torch.full((4,), 0.25, dtype=torch.float64))
 
-    def test_zero_never_and_draws_nothing(self):
+    def test_threshold_zero_neither_resamples_nor_draws(self):
         before = torch.get_rng_state()
         log_weight = torch.tensor([[0.0], [-math.inf]])
         out = resample(log_weight, multinomial, 0)
@@ -160,14 +153,14 @@ class TestResample:
         assert torch.equal(out.log_weight, log_weight)
         assert out.ancestors.tolist() == [[0], [1]]
 
-    def test_one_always(self):
+    def test_threshold_one_always_resamples(self):
         out = resample(torch.full((3, 500), -math.log(3)), multinomial, 1)
         assert out.done.all()
         assert not (out.ancestors == torch.arange(3).unsqueeze(-1)).all()
 
     @pytest.mark.parametrize("name", ALL)
     @pytest.mark.parametrize("threshold", [0, 0.6, 1])
-    def test_datum_without_weight_stays_as_it_is(self, name, threshold):
+    def test_datum_without_weight_is_not_resampled(self, name, threshold):
         log_weight = torch.tensor([[0.0, -math.inf, math.nan], [-math.inf, -math.inf, 0.0]])
         out = resample(log_weight, SCHEMES[name], threshold)
         assert out.done.tolist() == [threshold > 0, False, False]
@@ -200,7 +193,7 @@ class TestResample:
 
 def test_schemes_by_name():
     assert scheme("systematic") is systematic
-    assert scheme(residual) is residual
+    assert scheme(multinomial) is multinomial
     with pytest.raises(ValueError, match="expected resampling in .*'multinomial'.* got 'branching'"):
         scheme("branching")
 

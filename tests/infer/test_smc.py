@@ -148,22 +148,23 @@ def test_the_comparison_notices_mistakes(mistake, monkeypatch):
 
 
 @torch.no_grad()
-def test_ancestors_and_what_else_a_run_returns():
-    smc = SMC(LinearModel(), LocallyOptimal(), 6, threshold=0.7)
-    out = smc.run(copies_of_video(50), keep_ancestors=True)
+def test_effective_sample_size_decides_which_data_are_resampled():
+    smc, particles, low = SMC(LinearModel(), LocallyOptimal(), 6, threshold=0.7), None, None
+    out = smc.run(copies_of_video(50))
     assert out.increments.shape == out.effective_sample_size.shape == (LENGTH, 50)
     torch.testing.assert_close(out.increments.sum(0), out.log_evidence)
     torch.testing.assert_close(out.particles.log_weight.exp().sum(0), torch.ones(50, dtype=torch.float64))
-    assert (out.effective_sample_size >= 1 - 1e-9).all()
-    assert (out.effective_sample_size <= 6 + 1e-9).all()
-    own = torch.arange(6).unsqueeze(-1)
-    kept = (out.ancestors == own).all(1)  # [T, B]
-    assert kept[0].all()
-    low = out.effective_sample_size[:-1] < 0.7 * 6
-    assert kept[1:][~low].all()
-    assert not kept[1:][low].all()
-    assert smc.run(copies_of_video(3)).ancestors is None
+    assert ((out.effective_sample_size >= 1 - 1e-9) & (out.effective_sample_size <= 6 + 1e-9)).all()
     assert smc.run(copies_of_video(1)).log_evidence.shape == (1,)
+    particles = smc.init(50)
+    for t, frame in enumerate(copies_of_video(50)):
+        particles, step = smc.step(t, particles, frame)
+        if t == 0:
+            assert step.resampling is None
+        else:
+            kept = (step.resampling.ancestors == torch.arange(6).unsqueeze(-1)).all(0)
+            assert kept[~low].all() and not kept[low].any()
+        low = 1 / particles.log_weight.exp().square().sum(0) < 0.7 * 6
 
 
 # ---------------------------------------------------------------- a tiny SQAIR
@@ -186,7 +187,7 @@ WORLDS = {
         ("N2-T2", "systematic", 0.5),
         ("N2-T2", "systematic", 0),
         ("N2-T3", "systematic", 1),
-        ("N2-T3", "residual", 0.6),
+        ("N2-T3", "stratified", 0.6),
     ],
 )
 def test_average_evidence_of_a_tiny_sqair(world, name, threshold):

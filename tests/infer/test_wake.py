@@ -233,8 +233,12 @@ def narrow_guide(x):
 @pytest.mark.parametrize(
     ("guide", "dream", "message"),
     [
-        (auxiliary_guide, observed, "every site of the guide, got 'u' in the guide alone.*insomnia=1"),
-        (narrow_guide, observed, "finite log-probabilities, got others at 'z'.*support"),
+        (
+            auxiliary_guide,
+            observed,
+            "every site of the guide in the model's dreams, got 'u' in the guide alone.*insomnia=1",
+        ),
+        (narrow_guide, observed, "finite log-probabilities of the model's dreams .* got others at 'z'.*support"),
         (guide, lambda trace, x: x, "dream to return a tuple of arguments, got Tensor"),
         (AutoNormalMessenger(continuous_model), observed, "got a GuideMessenger.*insomnia=1"),
     ],

@@ -80,9 +80,9 @@ def test_evidence_and_counts_of_a_tiny_sqair(length, threshold):
 
 
 def test_evidence_is_that_of_the_particle_filter(programs, frames):
-    tracks = run(Filter(*programs, num_particles=6, resampling="residual", threshold=0.7), frames)
+    tracks = run(Filter(*programs, num_particles=6, resampling="stratified", threshold=0.7), frames)
     torch.manual_seed(1)
-    evidence = smc_evidence(*programs, frames, num_particles=6, resampling="residual", threshold=0.7)
+    evidence = smc_evidence(*programs, frames, num_particles=6, resampling="stratified", threshold=0.7)
     torch.testing.assert_close(tracks[-1].log_evidence.float(), evidence)
     torch.testing.assert_close(sum(t.increment.double() for t in tracks), tracks[-1].log_evidence)
 
