@@ -22,7 +22,7 @@ from pyro_sqair.data.atomic import write_json
 from pyro_sqair.evaluation import simulate
 from pyro_sqair.experiments import BallVideos, preset
 from pyro_sqair.experiments.report import validate
-from pyro_sqair.scene.objects import with_slots
+from pyro_sqair.scene import with_slots
 from pyro_sqair.viz import draw_comparison, draw_errors, draw_prediction
 
 SUFFIX = {"none": "", "interaction": "-in", "memory": "-rmc"}

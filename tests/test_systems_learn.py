@@ -26,7 +26,7 @@ from pyro_sqair.models import CategoricalCount, RandomWalkPrior
 from pyro_sqair.nn.backbone import conv_vrnn
 from pyro_sqair.nn.convolutions import ConvolutionConfig
 from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
-from pyro_sqair.scene.objects import Program, boxes
+from pyro_sqair.scene import Program, boxes
 from pyro_sqair.tracking import infer_objects
 
 pytestmark = pytest.mark.slow

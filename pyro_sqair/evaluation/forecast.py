@@ -11,7 +11,7 @@ import torch
 
 from pyro_sqair.data import Sequences
 from pyro_sqair.evaluation.simulation import rollout_error, simulation_likelihood
-from pyro_sqair.scene.objects import Objects, Program
+from pyro_sqair.scene import Objects, Program
 from pyro_sqair.tracking import Rollout, futures, standing_still
 
 

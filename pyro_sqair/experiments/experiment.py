@@ -21,7 +21,7 @@ from pyro_sqair.experiments.serialization import from_json, to_json
 from pyro_sqair.experiments.systems import System
 from pyro_sqair.experiments.videos import Videos
 from pyro_sqair.infer import check_sites
-from pyro_sqair.scene.objects import Program, SceneConfig
+from pyro_sqair.scene import Program, SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig, load_weights
 from pyro_sqair.training.comparison import check_same
 from pyro_sqair.training.device import choose_device

@@ -13,7 +13,7 @@ from pyro_sqair.experiments.presets import preset
 from pyro_sqair.experiments.systems import SYSTEMS, SQAIRSystem
 from pyro_sqair.experiments.videos import FileVideos
 from pyro_sqair.models import GRUPriorConfig, GuidedWalkConfig
-from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.scene import SceneConfig
 from pyro_sqair.training import TrainingConfig
 
 _SLOTS_IF_UNKNOWN = 4
@@ -41,9 +41,9 @@ def file_experiment(
         hidden_size: units of every network.
         object_costs: see :class:`~pyro_sqair.experiments.systems.SQAIRSystem`.
         system: a name among :data:`~pyro_sqair.experiments.systems.SYSTEMS`.
-        object_size: see :class:`~pyro_sqair.scene.objects.SceneConfig`. The propagation prior is then a guided walk: boxes of
+        object_size: see :class:`~pyro_sqair.scene.SceneConfig`. The propagation prior is then a guided walk: boxes of
             the paper's recurrent prior start with half the image's sides.
-        object_size_std: see :class:`~pyro_sqair.scene.objects.SceneConfig`.
+        object_size_std: see :class:`~pyro_sqair.scene.SceneConfig`.
 
     Raises:
         FileNotFoundError: if a file is missing.

@@ -12,7 +12,7 @@ from pyro_sqair.experiments.experiment import Experiment
 from pyro_sqair.experiments.systems import SYSTEMS, SQAIRSystem
 from pyro_sqair.experiments.videos import BallVideos, DigitVideos
 from pyro_sqair.models import GuidedWalkConfig
-from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.scene import SceneConfig
 from pyro_sqair.training import TrainingConfig, published
 
 

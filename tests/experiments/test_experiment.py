@@ -17,7 +17,7 @@ import pyro_sqair
 from pyro_sqair.data import MotionConfig
 from pyro_sqair.experiments import DigitVideos, Experiment, Interrupted, SQAIRSystem
 from pyro_sqair.models import RandomWalkPrior
-from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.scene import SceneConfig
 from pyro_sqair.training import TrainingConfig
 from pyro_sqair.training.device import choose_device
 

@@ -16,7 +16,7 @@ from pyro_sqair.experiments import PRESETS, SYSTEMS, BallVideos, Experiment, Fil
 from pyro_sqair.experiments.serialization import from_json, to_json
 from pyro_sqair.models import GRUPriorConfig, GuidedWalkConfig, RandomWalkConfig
 from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
-from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.scene import SceneConfig
 
 DIGITS = PRESETS["embedded-digits"]
 

@@ -16,7 +16,7 @@ from pyro import poutine
 from torch import nn
 
 from pyro_sqair.data import four_balls, published_motion
-from pyro_sqair.experiments.presets import embedded_digits_preset, small_balls_preset
+from pyro_sqair.experiments import preset
 from pyro_sqair.experiments.videos import BallVideos, DigitVideos
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.models import AIR, SQAIR, GRUPropagationPrior
@@ -171,10 +171,10 @@ class TestPartsThatDoNotFit:
 def test_more_objects_than_slots():
     videos = DigitVideos("embedded", dataclasses.replace(published_motion(), max_digits=3))
     with pytest.raises(ValueError, match="expected at least 3 slots.*got 2"):
-        dataclasses.replace(embedded_digits_preset(), videos=videos)
+        dataclasses.replace(preset("embedded-digits"), videos=videos)
     videos = BallVideos(dataclasses.replace(four_balls(), max_balls=5))
     with pytest.raises(ValueError, match="expected at least 5 slots.*got 4"):
-        dataclasses.replace(small_balls_preset(), videos=videos)
+        dataclasses.replace(preset("small-balls"), videos=videos)
 
 
 class TestRehearsal:
