@@ -3,7 +3,6 @@
 
 """The two Gaussians equal PyTorch's own."""
 
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -65,12 +64,6 @@ class TestAgainstTorch:
         ours, _ = pair()
         with pytest.raises(ValueError, match="nan|invalid"):
             ours.log_prob(torch.full(ours.shape(), torch.nan, dtype=torch.float64))
-
-    def test_in_a_plate(self, pair):
-        ours, oracle = pair(())
-        with pyro.plate("particles", 5, dim=-2), pyro.plate("sequences", 3, dim=-1):
-            value = pyro.sample("x", ours)
-        assert value.shape == (5, 3, *oracle.event_shape)
 
 
 def test_image_float32_stays_float32():
