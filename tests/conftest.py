@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What every test starts from: a seed, an empty parameter store, validation; where data and device are."""
+"""Fixtures for all tests: seed, parameter store, validation, device, and folders of data."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ import pyro
 import pytest
 import torch
 
-os.environ.setdefault("MPLBACKEND", "Agg")  # figures are drawn into files, with or without a display
+os.environ.setdefault("MPLBACKEND", "Agg")  # draw figures without a display
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(autouse=True)
 def clean_slate() -> Iterator[None]:
-    """Same seed, empty parameter store, validation on and float32, whatever the test before has done."""
+    """Starts every test with the same seed, an empty parameter store, validation, and the default dtype."""
     dtype = torch.get_default_dtype()
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
@@ -30,7 +30,7 @@ def clean_slate() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def ctrl_c() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background, which a shell lets ignore it."""
+    """Makes SIGINT raise KeyboardInterrupt; shells let background processes ignore it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -44,16 +44,16 @@ def device() -> torch.device:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The folder of real data beside the checkout; it is never committed, and tests skip without it."""
+    """The folder of real data next to the checkout. It is not in the repository; without it tests are skipped."""
     folder = ROOT.parent / "shared" / "data"
     if not folder.is_dir():
-        pytest.skip("no ../shared/data beside the checkout")
+        pytest.skip("no ../shared/data next to the checkout")
     return folder
 
 
 @pytest.fixture(scope="session")
 def mnist_dir(shared_data: Path) -> Path:
-    """The folder with the four official MNIST files, named `train-images-idx3-ubyte.gz` and so on."""
+    """The folder with the four MNIST files, such as `train-images-idx3-ubyte.gz`."""
     folder = shared_data / "mnist"
     if not folder.is_dir():
         pytest.skip("no mnist/ in ../shared/data")

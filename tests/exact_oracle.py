@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The exact evidence of a linear-Gaussian SQAIR, in NumPy.
+"""The exact evidence of a linear-Gaussian SQAIR.
 
 The oracle shares numbers with the programs of `exact_sqair` but no code. It enumerates all presence histories; given a
 history the video is one multivariate Gaussian. Every number depends on the slot of an object, so an object in a wrong
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import multivariate_normal
 
 from pyro_sqair.scene.objects import SceneConfig
 
@@ -111,10 +112,7 @@ def oracle(world: World, video: np.ndarray, count: CountDistribution) -> dict[Hi
             coefficients = np.concatenate(images)
             mean, factor = coefficients[:, 0], coefficients[:, 1:]
             covariance = factor @ factor.T + world.pixel_std**2 * np.eye(len(mean))
-            error = video.reshape(-1) - mean
-            quadratic = error @ np.linalg.solve(covariance, error)
-            log_determinant = np.linalg.slogdet(2 * np.pi * covariance)[1]
-            log_joint[history] = log_prob - 0.5 * (quadratic + log_determinant)
+            log_joint[history] = log_prob + multivariate_normal.logpdf(video.reshape(-1), mean, covariance)
             return
         for survives in itertools.product((True, False), repeat=len(present)):
             survival = math.prod(p if s else 1 - p for p, s in zip(world.survival_prob, survives, strict=False))

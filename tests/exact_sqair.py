@@ -17,6 +17,7 @@ import pyro
 import pyro.distributions as dist
 import torch
 from exact_oracle import PIXELS, WHAT, WHERE, CountDistribution, History, World, oracle
+from scipy.special import softmax
 from torch import Tensor, nn
 
 from pyro_sqair.guides import SQAIRGuide
@@ -156,15 +157,6 @@ def make_neural_guide(world: World) -> SQAIRGuide:
 # ---------------------------------------------------------------- the comparison
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    weight = np.exp(logits - logits.max())
-    return weight / weight.sum()
-
-
-def elu(x: np.ndarray) -> np.ndarray:
-    return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
-
-
 def count_distribution(world: World, model: SQAIR) -> CountDistribution:
     """P(D = 0 ... room), computed by hand (paper, Eq. 8)."""
 
@@ -176,6 +168,10 @@ def count_distribution(world: World, model: SQAIR) -> CountDistribution:
         count = model.discovery_prior.count
         if world.count == "fixed":
             return softmax(-count.costs[0 if first else 1] * np.arange(room + 1))
+
+        def elu(x: np.ndarray) -> np.ndarray:
+            return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
+
         bias, later, w1, b1, w2, b2 = (p.detach().numpy() for p in count.parameters())
         hidden = elu(w1[:, 0] * propagated / world.num_slots + b1)
         return softmax(elu(bias + (0 if first else later) + w2 @ hidden + b2)[: room + 1])

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The wheel in a fresh virtual environment: every module is there, and nothing called `models`."""
+"""The wheel contains every module, and installs into a fresh virtual environment."""
 
 import json
 import os
@@ -17,15 +17,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Where each source folder is installed.
+# Source folder -> installed package.
 PACKAGES = {"pyro_sqair": "pyro_sqair", "models": "pyro_sqair.models", "guides": "pyro_sqair.guides"}
 
-# The import names of the extras. An install without extras must still import whole.
+# Import names of the optional dependencies. All modules must import without them.
 OPTIONAL = ("sklearn", "pooch", "cv2", "tensorboard")
 
 IMPORT = f"""
 import importlib, json, sys
-sys.modules.update(dict.fromkeys({OPTIONAL!r}))  # None in sys.modules: the import fails, as if not installed
+sys.modules.update(dict.fromkeys({OPTIONAL!r}))  # None makes the import fail, as if not installed
 print(json.dumps({{name: importlib.import_module(name).__file__ for name in sys.argv[1:]}}))
 """
 
@@ -37,7 +37,7 @@ print(json.dumps([module.name for module in pkgutil.walk_packages(pyro_sqair.__p
 
 
 def modules() -> dict[str, Path]:
-    """The source file of every module of the checkout, by the name under which it is installed."""
+    """Maps the installed name of every module to its source file."""
     found = {}
     for folder, package in PACKAGES.items():
         for path in (ROOT / folder).rglob("*.py"):
@@ -49,7 +49,7 @@ def modules() -> dict[str, Path]:
 
 
 def execute(*command: str | Path, cwd: Path) -> str:
-    """What the command prints, run without the variables that would let it see the checkout's packages."""
+    """The output of a command that runs without PYTHON* variables, so that it does not see the checkout."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -58,7 +58,7 @@ def execute(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy: setuptools leaves a build/ behind, and would take stale files from it."""
+    """The wheel, built from a copy, because setuptools would reuse stale files of a build/ folder."""
     source, built = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -72,7 +72,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A fresh virtual environment with the wheel in it: its interpreter, and its site-packages."""
+    """A fresh virtual environment with the wheel: its interpreter and its site-packages folder."""
     home = tmp_path_factory.mktemp("fresh") / "venv"
     venv.create(home, with_pip=False)
     folders = {"base": str(home), "platbase": str(home)}
@@ -80,14 +80,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pa
     site_packages = Path(sysconfig.get_path("purelib", "venv", folders))
     pip = (sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-index", "--no-deps")
     execute(*pip, wheel, cwd=home)
-    # The dependencies come from the environment that runs this test. An editable install of ours over there
-    # stays out of sight: Python reads no .pth files in a folder that itself comes from one.
+    # Dependencies come from the environment that runs this test. An editable install of this package there has no
+    # effect, because Python ignores .pth files in folders that a .pth file adds.
     dependencies = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     (site_packages / "dependencies.pth").write_text("\n".join(sorted(dependencies)))
     return python, site_packages
 
 
-def test_wheel_holds_every_module_and_nothing_beside_the_package(wheel: Path) -> None:
+def test_wheel_contains_every_module_and_no_other_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         files = archive.namelist()
     names = {
@@ -104,7 +104,7 @@ def test_wheel_has_the_version_of_the_package(wheel: Path) -> None:
     assert wheel.name == f"pyro_sqair-{pyro_sqair.__version__}-py3-none-any.whl"
 
 
-def test_installed_modules_import_from_elsewhere(installed: tuple[Path, Path], tmp_path: Path) -> None:
+def test_installed_modules_import_outside_the_checkout(installed: tuple[Path, Path], tmp_path: Path) -> None:
     python, site_packages = installed
     walked = json.loads(execute(python, "-c", WALK, cwd=tmp_path))
     assert {"pyro_sqair", *walked} == set(modules())
@@ -113,13 +113,7 @@ def test_installed_modules_import_from_elsewhere(installed: tuple[Path, Path], t
     assert not outside
 
 
-def test_checkout_shadows_the_installed_modules_as_a_whole(installed: tuple[Path, Path]) -> None:
+def test_all_modules_come_from_the_checkout_inside_it(installed: tuple[Path, Path]) -> None:
     python, _ = installed
     files = json.loads(execute(python, "-c", IMPORT, *modules(), cwd=ROOT))
     assert {name: Path(file) for name, file in files.items()} == modules()
-
-
-def test_models_and_guides_are_no_packages_of_their_own(installed: tuple[Path, Path], tmp_path: Path) -> None:
-    python, _ = installed
-    find = "import importlib.util as u; print([n for n in ('models', 'guides') if u.find_spec(n)])"
-    assert execute(python, "-c", find, cwd=tmp_path).strip() == "[]"

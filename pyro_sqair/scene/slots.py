@@ -121,9 +121,6 @@ class Slots:
         """Where slot ``i`` is open, bool, shape ``[*]``; it may depend on the draws of earlier slots."""
         raise NotImplementedError
 
-    def __len__(self) -> int:
-        return self.num
-
     def __iter__(self) -> Iterator[int]:
         self.draws = []
         for i in range(self.num):

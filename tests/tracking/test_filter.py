@@ -14,36 +14,14 @@ import pyro
 import pytest
 import torch
 from exact_sqair import World, make_case
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import smc_evidence
-from pyro_sqair.models import SQAIR, DiscoveryPrior, FixedCount, GRUPropagationPrior, mlp_renderer
-from pyro_sqair.nn.networks import SetEncoder
-from pyro_sqair.scene.objects import Objects, SceneConfig
+from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.spatial import boxes
 from pyro_sqair.tracking.filter import Filter, Tracks
 
-N, D, T, B = 3, 2, 5, 4
-SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 14), glimpse_size=(6, 6))
-
-
-@pytest.fixture
-def programs() -> tuple[SQAIR, SQAIRGuide]:
-    """A model and a guide in which objects come and go, with little influence of the frames."""
-    discovery = DiscoveryPrior(N, D, SetEncoder(D, 8), FixedCount(-2.0, 0.5))
-    model = SQAIR(discovery, GRUPropagationPrior(D, 8, presence_bias=2.0), mlp_renderer(SCENE, 8, std=2.0), SCENE)
-    guide = SQAIRGuide.build(SCENE, 8)
-    nn.init.ones_(guide.propagation.pres[-1].bias)
-    with torch.no_grad():  # as broad as the prior, otherwise every object reduces the weight
-        guide.discovery.scale_bias.fill_(0.5)
-        guide.propagation.scale_bias.fill_(0.5)
-    return model, guide
-
-
-@pytest.fixture
-def frames() -> Tensor:
-    return torch.rand(T, B, 1, 12, 14)
+N, B = 3, 4  # slots and batch size of the fixtures
 
 
 def run(filter: Filter, frames: Tensor, seed: int = 1) -> list[Tracks]:
@@ -91,10 +69,12 @@ def test_evidence_is_that_of_the_particle_filter(programs, frames):
 
 
 def test_shapes_and_conventions(programs, frames):
+    filter = Filter(*programs, num_particles=6)
     seen: list[set[int]] = [set() for _ in range(B)]
     before: list[set[int]] = [set() for _ in range(B)]
     num_kept = 0
-    for track in run(Filter(*programs, num_particles=6), frames):
+    for frame in frames:
+        track = filter.update(frame)
         assert track.present.shape == track.ids.shape == track.presence.shape == (B, N)
         assert track.present.dtype == torch.bool
         assert track.boxes.shape == (B, N, 4)
@@ -108,7 +88,14 @@ def test_shapes_and_conventions(programs, frames):
         assert (track.presence <= 1).all()
         assert ((track.effective_sample_size >= 0.999) & (track.effective_sample_size <= 6.001)).all()
         assert torch.equal(track.present, track.present.long().sort(-1, descending=True).values > 0)
+        particles = filter._state.particles
         for b, ids in enumerate(track.ids):
+            best = int(particles.log_weight[:, b].argmax())
+            objects = Objects(*(field[best, b] for field in particles.model_state.objects))
+            present = objects.pres > 0
+            assert torch.equal(track.present[b], present)
+            assert torch.equal(track.boxes[b][present], boxes(objects.where, (12, 14))[present])
+            torch.testing.assert_close(track.image[b], programs[0].renderer(objects))
             now = set(ids[ids >= 0].tolist())
             assert len(now) == int((ids >= 0).sum())
             assert not (now - before[b]) & seen[b], "an id is reused"
@@ -116,20 +103,6 @@ def test_shapes_and_conventions(programs, frames):
             before[b] = now
             seen[b] |= now
     assert num_kept > 0
-
-
-def test_image_and_boxes_are_of_the_best_particle(programs, frames):
-    filter = Filter(*programs, num_particles=6)
-    for frame in frames:
-        track = filter.update(frame)
-        particles = filter._state.particles
-        for b in range(B):
-            k = int(particles.log_weight[:, b].argmax())
-            objects = Objects(*(field[k, b] for field in particles.model_state.objects))
-            present = objects.pres > 0
-            assert torch.equal(track.present[b], present)
-            assert torch.equal(track.boxes[b][present], boxes(objects.where, (12, 14))[present])
-            torch.testing.assert_close(track.image[b], programs[0].renderer(objects))
 
 
 def test_one_video_without_a_batch_dimension(programs, frames):

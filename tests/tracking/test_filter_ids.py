@@ -68,6 +68,15 @@ def test_ids_stay_when_another_particle_is_shown():
     assert all(second == two for _, second in ids_by_left)
 
 
+def test_ids_of_a_single_particle_are_its_own(programs, frames):
+    """Whatever the overlap; with rounding the overlap of a box with itself can be below 1."""
+    filter = Filter(*programs, num_particles=1, min_overlap=1.0)
+    for frame in frames:
+        ids = filter.update(frame).ids
+        assert torch.equal(ids, filter._state.particles.model_state.objects.id[0])
+    assert ids.max() >= 2
+
+
 def test_presence_is_the_weight_of_the_particles_that_agree():
     """Particle 1, which alone has the third object, is favoured by 0.4 nats per frame."""
     filter = scripted_filter([0.4] * 3)

@@ -7,31 +7,12 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
-from pyro_sqair.guides import SQAIRGuide
-from pyro_sqair.models import SQAIR, DiscoveryPrior, FixedCount, GRUPropagationPrior, mlp_renderer
-from pyro_sqair.nn.networks import SetEncoder
-from pyro_sqair.scene.objects import Objects, SceneConfig
+from pyro_sqair.models import SQAIR
+from pyro_sqair.scene.objects import Objects
 from pyro_sqair.tracking.rollout import Rollout, futures, generate, infer_objects, predict, reconstruct, standing_still
 
-N, D, T, B = 3, 2, 4, 30
-SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 14), glimpse_size=(6, 6))
-
-
-@pytest.fixture
-def programs():
-    """A model and a guide in which objects come and go."""
-    discovery = DiscoveryPrior(N, D, SetEncoder(D, 8), FixedCount(0.0, 0.5))
-    model = SQAIR(discovery, GRUPropagationPrior(D, 8, presence_bias=0.5), mlp_renderer(SCENE, 8), SCENE)
-    guide = SQAIRGuide.build(SCENE, 8)
-    nn.init.zeros_(guide.propagation.pres[-1].bias)
-    return model, guide
-
-
-@pytest.fixture
-def frames():
-    return torch.rand(T, B, 1, 12, 14)
+N, D, T, B = 3, 2, 5, 4  # sizes of the fixtures
 
 
 def check(rollout: Rollout, model: SQAIR, steps: int) -> None:
@@ -153,7 +134,7 @@ class TestErrors:
                 run()
 
     def test_wrong_number_of_steps(self, programs, frames):
-        with pytest.raises(ValueError, match="expected steps of at least the 4 frames that are seen, got 3"):
+        with pytest.raises(ValueError, match="expected steps of at least the 5 frames that are seen, got 3"):
             predict(*programs, frames, 3)
         with pytest.raises(ValueError, match="expected at least one frame"):
             generate(programs[0], frames, 0)
