@@ -196,29 +196,28 @@ def file_preset(
         hidden_size, decoder_size=256, output_scale=1.0, object_costs=object_costs, propagation=dynamics
     )
     train, test = videos.source("train"), videos.source("test")
-    if (train.image_size, train.channels) != (test.image_size, test.channels):
+    layout, other = train.layout, test.layout
+    if (layout.image_size, layout.channels) != (other.image_size, other.channels):
         raise ValueError(
-            f"expected test frames of {train.image_size} pixels and {train.channels} channels, as those to train on, "
-            f"got {test.image_size} and {test.channels}"
+            f"expected test frames of {layout.image_size} pixels and {layout.channels} channels, as those to train on, "
+            f"got {other.image_size} and {other.channels}"
         )
-    counts = {split: int(source.read(slice(100)).count.max()) for split, source in (("train", train), ("test", test))}
+    counts = {split: source.most_objects or -1 for split, source in (("train", train), ("test", test))}
     fullest = max(counts, key=counts.__getitem__)
     most = counts[fullest]  # at a time, as far as anybody has counted
     if num_slots is None:
-        num_slots = train.max_objects + 1 if most > 0 else 4
+        num_slots = layout.max_objects + 1 if most > 0 else 4
     if num_slots < most:
         raise ValueError(
             f"expected at least {most} slots, for as many objects as there are at a time in {videos.path(fullest)}, "
             f"got {num_slots}"
         )
     stages = moving_mnist_preset().training.curriculum
-    longest = train.num_frames
+    longest = layout.num_frames
     shares = {length: 0.0 for length, _ in stages if length <= longest} or {longest: 0.0}
     for length, share in stages:  # a stage longer than the sequences goes to the longest that there can be
         shares[length if length in shares else max(shares)] += share
-    scene = SceneConfig(num_slots, what_dim, train.channels, train.image_size, glimpse_size, object_size)
-    for source in (train, test):
-        source.close()
+    scene = SceneConfig(num_slots, what_dim, layout.channels, layout.image_size, glimpse_size, object_size)
     return Preset(
         name=videos.train.stem,
         videos=videos,

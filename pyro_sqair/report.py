@@ -114,7 +114,7 @@ def simulate(
     Args:
         model: a generative program whose renderer has a ``std``.
         guide: its inference program.
-        test: held-out sequences with physics, which says who collides.
+        test: held-out sequences with `collisions`.
         seen: how many frames the guide sees; the others are imagined.
         samples: how many futures are imagined of each sequence.
 
@@ -124,16 +124,16 @@ def simulate(
         of the mean of all futures. Under ``still_...`` are those of a world in which nothing moves any more.
 
     Raises:
-        ValueError: if nobody knows who collides.
+        ValueError: if the sequences have no `collisions`.
     """
-    if test.physics is None:
-        raise ValueError("expected sequences with physics, which says who collides, got some without")
+    if test.collisions is None:
+        raise ValueError("expected sequences with collisions, got some without")
     rollouts = futures(model, guide, test.frames[:seen], len(test.frames), samples)
     std = model.part("renderer").std
 
     def figures(rollout: Rollout) -> dict[str, float]:
-        assert test.physics is not None
-        likelihood = simulation_likelihood(rollout.image, test.frames, test.physics.collisions, seen, std)
+        assert test.collisions is not None
+        likelihood = simulation_likelihood(rollout.image, test.frames, test.collisions, seen, std)
         error = rollout_error(rollout, test.boxes, test.present, seen)
         colliding = float("nan") if likelihood.colliding is None else likelihood.colliding
         found = {"data": likelihood.data, "relational": likelihood.relational, "colliding": colliding}
