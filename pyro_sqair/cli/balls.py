@@ -5,20 +5,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import tyro
 
-from pyro_sqair.cli.generate import Split, settings, write_splits
+from pyro_sqair.cli.generate import Split, write_splits
 from pyro_sqair.data import BallsConfig, BouncingBalls, four_balls
 
 Colours = tuple[tuple[float, ...], ...]
 
 
 def read_colours(kind: tyro.constructors.PrimitiveTypeInfo) -> tyro.constructors.PrimitiveConstructorSpec[Any] | None:
-    """A rule for tyro: `--colours 1,0,0 0,0,1` or `--colours 0.5`; by itself it would offer `--0` for the first."""
+    """Parses `--colours 1,0,0 0,0,1` and `--colours 0.5`; by default, tyro would generate an option for each number."""
     if kind.type != Colours:
         return None
     return tyro.constructors.PrimitiveConstructorSpec(
@@ -48,15 +48,15 @@ class Balls:
     length: int = 51
     """frames in a sequence"""
     seed: int = 0
-    """of all draws; the same seed gives the same files"""
+    """seed of all draws; the same seed gives the same files"""
     overwrite: bool = False
-    """replace files that exist"""
+    """replace existing files"""
 
     def __call__(self) -> None:
         fewest, most = self.generalise_balls
         more = replace(self.balls, min_balls=fewest, max_balls=most)
         splits = [
-            Split(name, sequences, lambda config=config: BouncingBalls(config), settings(config))  # type: ignore[misc]
+            Split(name, sequences, lambda config=config: BouncingBalls(config), asdict(config))  # type: ignore[misc]
             for name, sequences, config in (
                 ("train", self.train, self.balls),
                 ("test", self.test, self.balls),

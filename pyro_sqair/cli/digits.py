@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import tyro
 
-from pyro_sqair.cli.generate import Split, settings, write_splits
+from pyro_sqair.cli.generate import Split, write_splits
 from pyro_sqair.data import (
     DigitImages,
     MotionConfig,
@@ -37,12 +37,12 @@ class Digits:
     length: int = 10
     """frames in a sequence"""
     seed: int = 0
-    """of all draws; the same seed gives the same files"""
+    """seed of all draws; the same seed gives the same files"""
     overwrite: bool = False
-    """replace files that exist"""
+    """replace existing files"""
 
     def __call__(self) -> None:
-        _write(self, embedded_digits, "moving-digits", {"digits": "embedded"})
+        _write(self, embedded_digits, "embedded")
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Mnist:
     """the folder"""
     motion: MotionConfig = field(default_factory=published_motion)
     mnist: Path | None = None
-    """folder with MNIST's four .gz files; without it they are downloaded, once"""
+    """folder with the four .gz files of MNIST; by default they are downloaded once"""
     train: int = 60000
     """sequences in train.h5; 0 for none"""
     test: int = 10000
@@ -61,24 +61,19 @@ class Mnist:
     length: int = 10
     """frames in a sequence"""
     seed: int = 0
-    """of all draws; the same seed gives the same files"""
+    """seed of all draws; the same seed gives the same files"""
     overwrite: bool = False
-    """replace files that exist"""
+    """replace existing files"""
 
     def __call__(self) -> None:
-        _write(self, lambda split: mnist_digits(split, self.mnist), "moving-digits", {"digits": "mnist"})
+        _write(self, lambda split: mnist_digits(split, self.mnist), "mnist")
 
 
-def _write(
-    command: Digits | Mnist, digits: Callable[[str], DigitImages], generator: str, parameters: dict[str, str]
-) -> None:
-    motion = command.motion
-
+def _write(command: Digits | Mnist, digits: Callable[[str], DigitImages], name: str) -> None:
     def source(split: str) -> Callable[[], MovingDigits]:
-        return lambda: MovingDigits(digits(split), motion)
+        return lambda: MovingDigits(digits(split), command.motion)
 
-    splits = [
-        Split(name, sequences, source(name), parameters | {"motion": settings(motion)})
-        for name, sequences in (("train", command.train), ("test", command.test))
-    ]
-    write_splits(command.out, splits, generator, command.length, command.seed, command.overwrite)
+    parameters = {"digits": name, "motion": asdict(command.motion)}
+    sizes = {"train": command.train, "test": command.test}
+    splits = [Split(split, sequences, source(split), parameters) for split, sequences in sizes.items()]
+    write_splits(command.out, splits, "moving-digits", command.length, command.seed, command.overwrite)

@@ -1,35 +1,45 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-
-"""`pyro-sqair data info`, `show` and `convert`: what is in a file."""
+"""`pyro-sqair data info`, `show` and `convert`: describe, draw and convert files of sequences."""
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from pyro_sqair.data import convert_rnem, is_rnem, open_sequences, summarise
-from pyro_sqair.data.hdf5.sequence_file import check_free
+from pyro_sqair.data import convert_rnem, open_sequences
+from pyro_sqair.data.files.writer import check_free
 from pyro_sqair.viz import animate_ground_truth, draw_ground_truth
 
 
 @dataclass
 class Info:
-    """Prints what a file of sequences holds."""
+    """Describes a file of sequences."""
 
     path: tyro.conf.Positional[Path]
-    """the file"""
+    """a file of sequences, or one of R-NEM's"""
+    split: Literal["training", "validation", "test"] = "training"
+    """part of an R-NEM file"""
 
     def __call__(self) -> None:
-        if is_rnem(self.path):
-            raise ValueError(
-                f"expected a file of sequences, got one of R-NEM's: {self.path}; `pyro-sqair train` takes it as it is, "
-                "`pyro-sqair data convert` makes a file of sequences of it"
-            )
-        print(summarise(self.path))
+        dataset = open_sequences(self.path, self.split)
+        layout, most = dataset.layout, dataset.most_objects
+        height, width = layout.image_size
+        rows = {
+            "sequences": f"{layout.sequences:,} of {layout.num_frames} frames",
+            "frames": f"{height} x {width} px, {layout.channels} channel{'s' * (layout.channels > 1)}",
+            "objects": "not annotated" if most is None else f"at most {most} in a frame",
+            "collisions": "annotated" if layout.collisions else "not annotated",
+            "generator": layout.generator,
+            "seed": "none" if layout.seed is None else layout.seed,
+            "parameters": json.dumps(layout.parameters),
+            "size": f"{self.path.stat().st_size / 1e6:,.1f} MB",
+        }
+        print("\n".join([str(self.path), *(f"  {name:<11}{value}" for name, value in rows.items())]))
 
 
 @dataclass
@@ -39,19 +49,19 @@ class Show:
     path: tyro.conf.Positional[Path]
     """a file of sequences, or one of R-NEM's"""
     out: Path | None = None
-    """folder of the pictures; by default that of the file"""
+    """folder of the pictures; by default the folder of the file"""
     first: int = 0
-    """index of the first sequence to show"""
+    """index of the first sequence"""
     sequences: int = 6
-    """how many to show"""
+    """number of sequences"""
     columns: int = 12
-    """frames in a row of the contact sheet, at most"""
+    """the most frames in a row of the contact sheet"""
     fps: float = 5.0
     """frames per second of the animation"""
     split: Literal["training", "validation", "test"] = "training"
-    """which part of a file of R-NEM's"""
+    """part of an R-NEM file"""
     overwrite: bool = False
-    """replace pictures that exist"""
+    """replace existing pictures"""
 
     def __call__(self) -> None:
         if self.sequences < 1 or self.first < 0:
@@ -60,11 +70,10 @@ class Show:
         sheet, animation = folder / f"{self.path.stem}.png", folder / f"{self.path.stem}.gif"
         for picture in (sheet, animation):
             check_free(picture, self.overwrite)
-        with_truth = open_sequences(self.path, self.split)
-        if self.first >= len(with_truth):
-            raise ValueError(f"expected first below the {len(with_truth)} sequences of {self.path}, got {self.first}")
-        sequences = with_truth.read(slice(self.first, self.first + self.sequences))
-        with_truth.close()
+        dataset = open_sequences(self.path, self.split)
+        if self.first >= len(dataset):
+            raise ValueError(f"expected first below the {len(dataset)} sequences of {self.path}, got {self.first}")
+        sequences = dataset.read(slice(self.first, self.first + self.sequences))
         draw_ground_truth(sequences, sheet, self.sequences, self.columns)
         animate_ground_truth(sequences, animation, self.sequences, fps=self.fps)
         print(f"{sheet}\n{animation}")
@@ -72,19 +81,19 @@ class Show:
 
 @dataclass
 class Convert:
-    """Makes a file of sequences of one part of a file of R-NEM's, which trains faster than the original."""
+    """Converts one split of an R-NEM file to a file of sequences, which trains faster."""
 
     source: tyro.conf.Positional[Path]
-    """the file of R-NEM's, such as balls4mass64.h5"""
+    """R-NEM's file, such as balls4mass64.h5"""
     out: tyro.conf.Positional[Path]
-    """the file to make"""
+    """the file to write"""
     split: Literal["training", "validation", "test"] = "training"
-    """which part of it"""
+    """part of the R-NEM file"""
     crop: int | None = 50
-    """side of the square cut from the middle of the frames, pixels; None takes whole frames"""
+    """side of the central square of the frames to keep, pixels; None keeps whole frames"""
     overwrite: bool = False
-    """replace the file if it exists"""
+    """replace an existing file"""
 
     def __call__(self) -> None:
         convert_rnem(self.source, self.split, self.out, self.crop, self.overwrite)
-        print(f"{self.out}: {summarise(self.out).layout.sequences} sequences")
+        print(f"{self.out}: {len(open_sequences(self.out))} sequences")

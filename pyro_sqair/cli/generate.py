@@ -1,11 +1,10 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the commands that make sequences have in common: a folder with one file for each split."""
+"""Writing a folder with one file of sequences for each split."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +14,13 @@ from pyro_sqair.data.randomness import derive_seed
 
 
 class Split(NamedTuple):
-    """A file to make.
+    """A file to write.
 
     Attributes:
-        name: of the file, less its suffix.
-        sequences: how many it holds.
-        source: makes the source they are drawn from.
-        parameters: what the file says of how it was made, as JSON-able settings.
+        name: name of the file without suffix.
+        sequences: number of sequences.
+        source: makes the source that draws them.
+        parameters: settings of the source; JSON-serialisable.
     """
 
     name: str
@@ -31,22 +30,21 @@ class Split(NamedTuple):
 
 
 def write_splits(out: Path, splits: list[Split], generator: str, length: int, seed: int, overwrite: bool) -> None:
-    """Writes one file for each split that is to hold any sequences.
+    """Writes one file for each split with at least one sequence.
 
-    Each split draws with a seed of its own, derived from `seed` and its name: no seed makes for one split what
-    another makes for another.
+    The seed of each split is derived from `seed` and the name of the split, so that splits never share sequences.
 
     Args:
         out: the folder.
-        splits: what to write.
-        generator: what the files say of who made them.
-        length: frames in each sequence, T.
-        seed: of all draws.
-        overwrite: whether files that exist may be replaced.
+        splits: the files to write.
+        generator: name of the generator, stored in the files.
+        length: T, frames in each sequence.
+        seed: seed of all draws.
+        overwrite: whether existing files may be replaced.
 
     Raises:
         ValueError: if a number is too small.
-        FileExistsError: if a file exists and may not be replaced; nothing has been written then.
+        FileExistsError: if a file exists and may not be replaced; nothing is written then.
         NotADirectoryError: if `out` is a file.
     """
     if length < 1 or min(split.sequences for split in splits) < 0 or seed < 0:
@@ -56,12 +54,14 @@ def write_splits(out: Path, splits: list[Split], generator: str, length: int, se
         )
     wanted = [split for split in splits if split.sequences]
     if not wanted:
-        raise ValueError(f"expected sequences to make, got none for {', '.join(split.name for split in splits)}")
+        raise ValueError(f"expected at least one sequence, got none for {', '.join(split.name for split in splits)}")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"expected a folder to write to, got a file: {out}")
-    if not overwrite and (there := [path for s in wanted if (path := out / f"{s.name}.h5").exists()]):
-        raise FileExistsError(f"expected no such files, found {', '.join(map(str, there))}; --overwrite replaces them")
-    sources = [split.source() for split in wanted]  # a digit file that is missing shows now
+    existing = [path for split in wanted if (path := out / f"{split.name}.h5").exists()]
+    if existing and not overwrite:
+        found = ", ".join(map(str, existing))
+        raise FileExistsError(f"expected unused paths, got the existing files {found}; --overwrite replaces them")
+    sources = [split.source() for split in wanted]  # before writing: a missing file of digits is an error
     for split, source in zip(wanted, sources, strict=True):
         path = out / f"{split.name}.h5"
         write_sequences(
@@ -75,8 +75,3 @@ def write_splits(out: Path, splits: list[Split], generator: str, length: int, se
             overwrite=overwrite,
         )
         print(f"{path}: {split.sequences} sequences of {length} frames, {path.stat().st_size / 1e6:.1f} MB")
-
-
-def settings(config: Any) -> dict[str, Any]:
-    """The fields of a configuration, for a file's parameters."""
-    return dataclasses.asdict(config)

@@ -15,17 +15,17 @@ from pyro_sqair.data import VideoConfig, convert_video
 
 @dataclass
 class Video:
-    """Makes sequences of what moves before a static camera: OUT.h5 for training and OUT-val.h5 for validation."""
+    """Extracts sequences of moving objects from static-camera video: OUT.h5 for training, OUT-val.h5 for validation."""
 
     source: tyro.conf.Positional[Path]
     """a video file, or a folder of images"""
     out: tyro.conf.Positional[Path]
-    """the file to make, OUT.h5; the one for validation is OUT-val.h5 beside it"""
+    """the training file, OUT.h5; the validation file is OUT-val.h5 in the same folder"""
     video: VideoConfig = field(default_factory=VideoConfig)
     ground_truth: Path | None = None
-    """MOTChallenge file of boxes, to be carried along"""
+    """MOTChallenge file of boxes; they become the ground truth of the sequences"""
     overwrite: bool = False
-    """replace files that exist"""
+    """replace existing files"""
 
     def __call__(self) -> None:
         made = convert_video(self.source, self.out, self.video, self.ground_truth, self.overwrite)

@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Videos to train and test on, with what is known about the objects in them."""
+"""Videos to train and test on, with ground truth about their objects."""
 
 from pyro_sqair.data.balls.bouncing_balls import (
     BallsConfig,
@@ -14,12 +14,9 @@ from pyro_sqair.data.camera.mot import read_mot
 from pyro_sqair.data.camera.recordings import ConvertedVideo, convert_video
 from pyro_sqair.data.camera.video_config import VideoConfig
 from pyro_sqair.data.digits import DigitImages, crop_digits, embedded_digits
-from pyro_sqair.data.hdf5.dataset import SequenceDataset
-from pyro_sqair.data.hdf5.file_summary import FileSummary, summarise
-from pyro_sqair.data.hdf5.opening import is_rnem, open_sequences
-from pyro_sqair.data.hdf5.rnem import RNEMDataset, convert_rnem, read_rnem
-from pyro_sqair.data.hdf5.sequence_file import SequenceWriter
-from pyro_sqair.data.hdf5.streaming import write_batches, write_sequences
+from pyro_sqair.data.files.dataset import SequenceDataset
+from pyro_sqair.data.files.rnem import RNEMDataset, convert_rnem, is_rnem, open_sequences
+from pyro_sqair.data.files.writer import SequenceWriter, write_sequences
 from pyro_sqair.data.mnist import mnist_digits
 from pyro_sqair.data.moving_digits import (
     MotionConfig,
@@ -28,7 +25,7 @@ from pyro_sqair.data.moving_digits import (
     published_motion,
 )
 from pyro_sqair.data.pixels import from_uint8, quantise, to_uint8
-from pyro_sqair.data.sequences import Physics, Sequences, Source, draw_chunks, held_out
+from pyro_sqair.data.sequences import Sequences, Source, draw_chunks, held_out
 from pyro_sqair.data.visibility import only_visible
 
 __all__ = [
@@ -36,10 +33,8 @@ __all__ = [
     "BouncingBalls",
     "ConvertedVideo",
     "DigitImages",
-    "FileSummary",
     "MotionConfig",
     "MovingDigits",
-    "Physics",
     "RNEMDataset",
     "SequenceDataset",
     "SequenceWriter",
@@ -64,26 +59,7 @@ __all__ = [
     "published_motion",
     "quantise",
     "read_mot",
-    "read_rnem",
     "six_to_eight_balls",
-    "summarise",
     "to_uint8",
-    "write_batches",
     "write_sequences",
 ]
-
-
-def file_layout(path, split="training"):  # TEMPORARY
-    from typing import NamedTuple
-
-    class L(NamedTuple):
-        num_frames: int
-        image_size: tuple
-        channels: int
-        most_objects: int
-
-    src = open_sequences(path, split, True, "cpu")
-    most = int(src.read(slice(None)).count.max())
-    out = L(src.num_frames, src.image_size, src.channels, max(most, 0))
-    src.close()
-    return out

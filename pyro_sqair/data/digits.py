@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Small images of digits, cropped to the ink: what the moving-digit videos are made of."""
+"""Images of digits, cropped to their bounding boxes, for videos of moving digits."""
 
 from __future__ import annotations
 
@@ -46,27 +46,27 @@ def crop_digits(images: Tensor, labels: Tensor) -> DigitImages:
     """Crops every image to the bounding box of its non-zero pixels.
 
     Args:
-        images: [M, H, W], uint8 in [0, 255] or float in [0, 1], which are rounded to the nearest k/255.
+        images: [M, H, W], uint8 in [0, 255] or float in [0, 1], which is rounded to the nearest k/255.
         labels: [M], the digit in each.
 
     Returns:
-        The crops, at the scale they came in; S is the longest side of any box.
+        The crops at their original scale; S is the longest side of any box.
 
     Raises:
         ValueError: if the shapes are wrong or an image is blank.
     """
     if images.ndim != 3 or labels.shape != images.shape[:1]:
         raise ValueError(f"expected images [M, H, W] and labels [M], got {list(images.shape)} and {list(labels.shape)}")
-    # Before the boxes are found: ink that rounds to nothing would widen them.
+    # Before the boxes are computed: pixels that round to 0 would widen them.
     images = to_uint8(quantise(images)) if images.is_floating_point() else images
     top, height = _extent(images.amax(2) > 0)
     left, width = _extent(images.amax(1) > 0)
     if not bool(height.all()):
-        raise ValueError(f"expected ink in every image, got a blank image at index {int(height.argmin())}")
+        raise ValueError(f"expected a non-zero pixel in every image, got a blank image at index {int(height.argmin())}")
 
     side = int(torch.maximum(height, width).max())
     crops = torch.empty(len(images), side, side)
-    # The indices take 8 bytes for each pixel of a byte, so not all at once; and no list of parts beside the whole.
+    # In parts, written in place: the indices take 8 bytes for each pixel.
     parts = (field.split(_PART) for field in (crops, images, top, left, height, width))
     for crop, *part in zip(*parts, strict=True):
         crop.copy_(from_uint8(_crop(side, *part)))
@@ -74,16 +74,16 @@ def crop_digits(images: Tensor, labels: Tensor) -> DigitImages:
 
 
 def embedded_digits(split: str) -> DigitImages:
-    """The 1,797 handwritten digits that scikit-learn carries, enlarged from 8x8 to 20x20 pixels.
+    """The 1,797 handwritten digits of scikit-learn, enlarged from 8x8 to 20x20 pixels.
 
-    They need no download. Every seventh is a test digit (257), the others are for training (1,540).
+    They need no download. Every seventh is a test digit (257); the others are for training (1,540).
 
     Args:
         split: "train" or "test".
 
     Raises:
         ValueError: if the split is unknown.
-        ImportError: if scikit-learn is missing.
+        ImportError: if scikit-learn is not installed.
     """
     check_split(split)
     try:
@@ -93,14 +93,14 @@ def embedded_digits(split: str) -> DigitImages:
             "the embedded digits come with scikit-learn, which is not installed: pip install 'pyro_sqair[digits]'"
         ) from error
     data = load_digits()
-    # Classes come in runs 0, 1, ..., 9: a step of 7, prime to 10, keeps every class in both splits.
+    # Classes repeat as 0, 1, ..., 9; as 7 and 10 are coprime, both splits have all classes.
     is_test = torch.arange(len(data.target)) % 7 == 0
     keep = is_test if split == "test" else ~is_test
     small = torch.as_tensor(data.images, dtype=torch.float32)[keep]
     labels = torch.as_tensor(data.target, dtype=torch.int64)[keep]
     large = F.interpolate(small[:, None], size=(20, 20), mode="bicubic", align_corners=False)[:, 0]
     large = (large / large.amax((1, 2), keepdim=True)).clamp(0.0, 1.0)
-    # Interpolation leaves a halo too faint to see, which would widen the bounding box.
+    # Interpolation leaves an invisible halo that would widen the bounding box.
     large = torch.where(large < 0.05, 0.0, large)
     return crop_digits(large, labels)
 
@@ -112,13 +112,13 @@ def _crop(side: int, images: Tensor, top: Tensor, left: Tensor, height: Tensor, 
     cols = (left[:, None] + steps).clamp(max=images.shape[2] - 1)
     crops = images.gather(1, rows[:, :, None].expand(-1, -1, images.shape[2]))
     crops = crops.gather(2, cols[:, None, :].expand(-1, side, -1))
-    # Indices past the image's edge were clamped, which repeats its last row or column: blank those.
+    # Indices outside the image were clamped, which repeats its last row or column: set these to 0.
     inside = (steps < height[:, None])[:, :, None] & (steps < width[:, None])[:, None, :]
     return crops * inside
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First occupied index and the length up to the last one (0 where none is): [M, L] -> [M], [M]."""
+    """First occupied index, and the length up to the last one (0 if there is none): [M, L] -> [M], [M]."""
     first = occupied.int().argmax(1)
     last = occupied.shape[1] - 1 - occupied.flip(1).int().argmax(1)
     return first, torch.where(occupied.any(1), last - first + 1, 0)

@@ -34,8 +34,8 @@ def mnist_digits(split: str, directory: Path | str | None = None) -> DigitImages
 
     Args:
         split: "train" (60,000 digits) or "test" (10,000).
-        directory: a folder that holds the official `.gz` files. If None they are downloaded once, to the
-            cache folder of the operating system, and found there afterwards.
+        directory: a folder with the official `.gz` files. If None, they are downloaded once to the cache folder of
+            the operating system.
 
     Returns:
         The digits, pixels divided by 255.
@@ -43,8 +43,8 @@ def mnist_digits(split: str, directory: Path | str | None = None) -> DigitImages
     Raises:
         ValueError: if the split is unknown, or a file is not the official one.
         FileNotFoundError: if `directory` lacks a file.
-        ImportError: if a download is needed and pooch is missing.
-        ConnectionError: if no address gave the file.
+        ImportError: if a download is needed and pooch is not installed.
+        ConnectionError: if no mirror provided the file.
     """
     check_split(split)
     names = [f"{_PREFIX[split]}-images-idx3-ubyte.gz", f"{_PREFIX[split]}-labels-idx1-ubyte.gz"]
@@ -62,7 +62,7 @@ def read_idx(path: Path | str) -> Tensor:
     32-bit integer, then the values in row-major order.
 
     Raises:
-        ValueError: if the file is not gzip, is cut short, or disagrees with its own header.
+        ValueError: if the file is not gzip, is truncated, or contradicts its header.
     """
     path = Path(path)
     return _parse(path.read_bytes(), path)
@@ -74,7 +74,7 @@ def _verified(path: Path) -> Tensor:
     if found != MD5[path.name]:
         raise ValueError(
             f"expected {path} to have md5 {MD5[path.name]}, got {found}: "
-            "the file is damaged or is not the official one; delete it and fetch it again"
+            "the file is damaged or not the official one; delete it and download it again"
         )
     return _parse(data, path)
 
@@ -96,7 +96,7 @@ def _parse(data: bytes, path: Path) -> Tensor:
         )
     if 0 in shape:
         return torch.empty(shape, dtype=torch.uint8)
-    # A bytearray, because torch wants memory that it may write to.
+    # torch requires writable memory.
     return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)
 
 
@@ -104,8 +104,8 @@ def _find(directory: Path, name: str) -> Path:
     path = directory / name
     if not path.is_file():
         raise FileNotFoundError(
-            f"expected the MNIST file {name} in {directory.absolute()}, found none: download it from "
-            f"{' or '.join(mirror + name for mirror in MIRRORS)}, or leave out the directory to fetch it"
+            f"expected the MNIST file {name} in {directory.absolute()}, found none; download it from "
+            f"{' or '.join(mirror + name for mirror in MIRRORS)}, or omit the directory to download it"
         )
     return path
 
@@ -116,7 +116,7 @@ def _download(name: str) -> Path:
     except ImportError as error:
         raise ImportError(
             "downloading MNIST needs pooch, which is not installed: pip install 'pyro_sqair[mnist]', "
-            "or pass the directory that holds the official .gz files"
+            "or pass the directory with the official .gz files"
         ) from error
     failures = []
     for mirror in MIRRORS:
@@ -129,9 +129,8 @@ def _download(name: str) -> Path:
                     path=pooch.os_cache("pyro_sqair") / "mnist",
                 )
             )
-        except (OSError, ValueError) as error:  # no network, no such file; or bytes with another md5
+        except (OSError, ValueError) as error:  # no network, no such file, or another md5
             failures.append(f"{mirror + name}: {error}")
     raise ConnectionError(
-        f"could not download {name}; pass the directory that holds the official .gz files. Tried:\n  "
-        + "\n  ".join(failures)
+        f"could not download {name}; pass the directory with the official .gz files. Tried:\n  " + "\n  ".join(failures)
     )

@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Videos of digits that drift, bounce and overlap (Kosiorek et al. 2018, Section 5.1), made on the fly."""
+"""Generator of videos of moving, overlapping digits (Kosiorek et al. 2018, Section 5.1)."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _PART = 1024  # images converted at a time
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """How many digits there are and how they move. Distances in pixels, time in frames, each axis on its own.
+    """Number and motion of the digits. Distances are in pixels and times in frames; the axes are independent.
 
     Attributes:
         canvas: side of the square frame.
         min_digits: fewest digits in a sequence.
-        max_digits: most digits in a sequence; every number from `min_digits` to here is equally likely.
-        max_speed: the first velocity is uniform in plus or minus this, and velocity stays clipped there.
+        max_digits: most digits in a sequence; all numbers from `min_digits` to this one are equally likely.
+        max_speed: bound on the absolute velocity; the initial velocity is uniform within it.
         max_acceleration: the same for the acceleration.
-        acceleration_noise: standard deviation of what is added to the acceleration at every frame.
-        leaves_frame: the top-left corner is reflected at 0 and, if True, at `canvas`: digits leave at the
-            right and the bottom, and come back. If False, at `canvas` minus the digit's size: they stay.
-        tries: places tried for a digit in the first frame before the whole sequence is drawn again.
+        acceleration_noise: standard deviation of the noise added to the acceleration in every frame.
+        leaves_frame: the top-left corner is reflected at 0 and, if True, at `canvas`, so that digits leave at the right
+            and the bottom and return; if False, at `canvas` minus the size of the digit, so that they stay.
+        tries: positions tried for a digit in the first frame before the whole sequence is drawn again.
     """
 
     canvas: int = 50
@@ -56,12 +56,12 @@ class MotionConfig:
 
 
 def published_motion() -> MotionConfig:
-    """The motion of the published moving MNIST: fast, accelerating, leaving the frame and coming back."""
+    """The motion of the published moving MNIST: fast, accelerating, leaving the frame and returning."""
     return MotionConfig()
 
 
 def gentle_motion() -> MotionConfig:
-    """Slow, straight motion that stays in the frame: for demonstrations and quick tests of learning."""
+    """Slow, straight motion within the frame: for demonstrations and short trainings."""
     return MotionConfig(max_speed=2.0, max_acceleration=0.0, acceleration_noise=0.0, leaves_frame=False)
 
 
@@ -69,9 +69,9 @@ class MovingDigits:
     """An endless source of moving-digit videos, drawn on `device`.
 
     Args:
-        digits: the images to draw from; no sequence shows one image twice.
-        motion: how they move.
-        device: where sequences are made, and where generators must live.
+        digits: the images to draw from; no sequence contains an image twice.
+        motion: their number and motion.
+        device: where sequences are made, and where generators must be.
 
     Raises:
         ValueError: if a digit is larger than the canvas, or there are fewer digits than a sequence may hold.
@@ -87,8 +87,8 @@ class MovingDigits:
         self.motion = motion
         self.device = torch.device(device)
         digits = digits.to(self.device)
-        # Bytes until a frame is done, so that a file holds every frame exactly, and a quarter of the memory does.
-        # One blank image more, at index -1, stands in for absent digits: drawing then needs no mask.
+        # Bytes, so that files store frames exactly, and to save memory.
+        # The last image, at index -1, is blank and drawn for absent digits, so that drawing needs no mask.
         total, *size = digits.images.shape
         self._images = torch.zeros(total + 1, *size, dtype=torch.uint8, device=self.device)
         for image, part in zip(self._images[:-1].split(_PART), digits.images.split(_PART), strict=True):
@@ -99,8 +99,8 @@ class MovingDigits:
     def sample(self, batch: int, length: int, generator: torch.Generator) -> Sequences:
         """Draws `batch` sequences of `length` frames.
 
-        The same generator state gives the same sequences; fewer frames give the beginning of the longer ones.
-        `count` and `present` say which digits the sequence has, also while one is outside the frame.
+        The same generator state gives the same sequences; shorter ones are prefixes of longer ones. `count` and
+        `present` include digits outside the frame.
 
         Raises:
             ValueError: if `batch` or `length` is below 1, or the generator is on another device.
@@ -131,7 +131,7 @@ class MovingDigits:
         )
 
     def _first_frame(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Digits [B, M] and their top-left corners (y, x) [B, M, 2]: wholly in the frame, boxes apart."""
+        """Digits [B, M] and their top-left corners (y, x) [B, M, 2], with disjoint boxes within the frame."""
         index = torch.zeros(*count.shape, self.motion.max_digits, dtype=torch.int64, device=self.device)
         start = torch.zeros(*index.shape, 2, device=self.device)
         pending = torch.arange(len(count), device=self.device)
@@ -141,12 +141,12 @@ class MovingDigits:
             if len(pending) == 0:
                 return index, start
         raise ValueError(
-            f"expected a motion whose digits fit side by side, got max_digits={self.motion.max_digits} on a "
-            f"canvas of {self.motion.canvas} px, where {_MAX_REDRAWS} draws found no room"
+            f"expected digits that fit in the frame without overlap, got max_digits={self.motion.max_digits} on a "
+            f"canvas of {self.motion.canvas} px, where {_MAX_REDRAWS} draws failed"
         )
 
     def _place(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """One attempt at a first frame: digits [B, M], corners [B, M, 2], and whether all found room [B]."""
+        """One attempt at a first frame: digits [B, M], corners [B, M, 2], and whether their boxes are disjoint [B]."""
         config = self.motion
         index = self._distinct(len(count), generator)
         size = self._sizes[index]
@@ -155,7 +155,7 @@ class MovingDigits:
         corners = tries[:, :, 0].clone()
         placed = torch.ones_like(count, dtype=torch.bool)
         for m in range(1, config.max_digits):
-            # [B, tries, m]: does this try touch the box of an earlier digit?
+            # [B, tries, m]: whether the position overlaps the box of an earlier digit
             low, high = tries[:, m, :, None], (tries[:, m] + size[:, m, None])[:, :, None]
             others = corners[:, None, :m]
             touches = ((low < others + size[:, None, :m]) & (others < high)).all(-1)
@@ -171,7 +171,7 @@ class MovingDigits:
         chosen = torch.empty(batch, 0, dtype=torch.int64, device=self.device)
         for m in range(self.motion.max_digits):
             new = torch.randint(total - m, (batch,), generator=generator, device=self.device)
-            # The new-th of the digits not chosen yet: step over the chosen ones from the lowest up.
+            # The index counts only unchosen digits: skip the chosen ones in ascending order.
             for taken in chosen.sort(-1).values.unbind(-1):
                 new = new + (new >= taken)
             chosen = torch.cat([chosen, new[:, None]], -1)
@@ -182,7 +182,7 @@ class MovingDigits:
         config = self.motion
         velocity = self._symmetric(start, config.max_speed, generator)
         acceleration = self._symmetric(start, config.max_acceleration, generator)
-        # As in the released generator, velocity and acceleration have taken one step before the first frame.
+        # As in the released generator, velocity and acceleration take one step before the first frame.
         velocity, acceleration = self._accelerate(velocity, acceleration, generator)
         upper = torch.full_like(size, config.canvas) if config.leaves_frame else config.canvas - size
         corner, corners = start, [start]
@@ -191,7 +191,7 @@ class MovingDigits:
             velocity, acceleration = self._accelerate(velocity, acceleration, generator)
             below, above = moved < 0, moved > upper
             corner = torch.where(below, -moved, torch.where(above, 2 * upper - moved, moved))
-            corner = torch.minimum(corner.clamp(min=0.0), upper)  # only a step longer than the way back
+            corner = torch.minimum(corner.clamp(min=0.0), upper)  # if a step is longer than the canvas
             sign = 1.0 - 2.0 * (below | above)
             velocity, acceleration = velocity * sign, acceleration * sign
             corners.append(corner)
@@ -208,10 +208,10 @@ class MovingDigits:
         return velocity, acceleration.clamp(-config.max_acceleration, config.max_acceleration)
 
     def _draw(self, index: Tensor, corners: Tensor) -> Tensor:
-        """Frames [T, B, 1, H, W]: image index[b, m] at corners[t, b, m], the brighter where two overlap."""
+        """Frames [T, B, 1, H, W]: image index[b, m] at corners[t, b, m], with the maximum where digits overlap."""
         length, batch, _, _ = corners.shape
         side, canvas = self._images.shape[-1], self.motion.canvas
-        # Corners lie in [0, canvas]: a margin at the right and the bottom takes what is outside the frame.
+        # Corners are in [0, canvas]: a margin at the right and the bottom holds pixels outside the frame.
         wide = canvas + side
         pixels = torch.zeros(length * batch, wide * wide, dtype=torch.uint8, device=self.device)
         steps = torch.arange(side, device=self.device)

@@ -1,37 +1,37 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Pixels as bytes in files and as float32 in [0, 1] everywhere else, exactly one for the other."""
+"""Exact conversion of pixels between bytes, as in files, and float32 in [0, 1], as in memory."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-# One product, rounded once: every device, and numpy, gives the same float32 for the same byte.
+# A single product, so that all devices and NumPy give the same float32 for the same byte.
 _STEP = 1.0 / 255.0
 
 
 def from_uint8(pixels: Tensor) -> Tensor:
-    """Bytes k as float32 k/255, the values that frames of every source have."""
+    """Converts bytes k to float32 k/255, the values of the frames of all sources."""
     return pixels.to(torch.float32, copy=True, memory_format=torch.contiguous_format).mul_(_STEP)
 
 
 def quantise(frames: Tensor) -> Tensor:
-    """The nearest of the 256 values that a byte can stand for, float32; values outside [0, 1] are clipped."""
+    """Rounds frames to the nearest value k/255 for a byte k, float32; values outside [0, 1] are clipped."""
     return from_uint8(_nearest(frames))
 
 
 def to_uint8(frames: Tensor) -> Tensor:
-    """Frames as bytes; `from_uint8` gives back the very same frames.
+    """Converts frames to bytes; `from_uint8` restores them exactly.
 
     Raises:
-        ValueError: if a pixel is not one of the 256 values k/255 that `from_uint8` makes.
+        ValueError: if a pixel is not k/255 for a byte k.
     """
     pixels = _nearest(frames)
     if frames.dtype != torch.float32 or not torch.equal(from_uint8(pixels), frames):
         raise ValueError(
-            "expected float32 frames whose pixels are all k/255 for a byte k, as a file holds them exactly, got "
-            f"{_worst(frames, pixels)}; pyro_sqair.data.quantise rounds frames to that"
+            "expected float32 frames whose pixels are all k/255 for a byte k, which a file stores exactly, got "
+            f"{_worst(frames, pixels)}; pyro_sqair.data.quantise rounds frames to these values"
         )
     return pixels
 

@@ -1,33 +1,17 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""A batch of video with what is known about the objects in it."""
+"""Batches of video with ground truth, and sources of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-# Part of what a seed means: another size would draw other sequences.
+# Sequences drawn at a time; another size would give other sequences for the same seed.
 _CHUNK = 250
-
-
-class Physics(NamedTuple):
-    """What a simulator knows beyond boxes; T frames, B sequences, at most M objects in each.
-
-    Attributes:
-        positions: centres (x, y) in pixels of the frame, float32 [T, B, M, 2]; zeros where absent.
-        velocities: (x, y) in pixels a frame, float32 [T, B, M, 2]; zeros where absent.
-        collisions: pixels of objects that collide in this very frame, bool [T, B, H, W].
-        events: whether objects collide in this frame, bool [T, B].
-    """
-
-    positions: Tensor
-    velocities: Tensor
-    collisions: Tensor
-    events: Tensor
 
 
 class Sequences(NamedTuple):
@@ -35,39 +19,37 @@ class Sequences(NamedTuple):
 
     Attributes:
         frames: pixels in [0, 1], float32 [T, B, C, H, W].
-        count: the true number of objects, int64 [T, B].
+        count: the true number of objects, int64 [T, B]; -1 where not annotated.
         present: whether the sequence has this object, bool [T, B, M].
-        boxes: left, top, width, height in pixels, float32 [T, B, M, 4]; a box may reach outside the frame,
-            and is all zeros where the object is absent.
-        ids: who the object is, int64 [T, B, M], -1 where absent.
+        boxes: left, top, width, height in pixels, float32 [T, B, M, 4]; a box may reach outside the frame, and is all
+            zeros where the object is absent.
+        ids: the identity of the object, int64 [T, B, M], -1 where absent.
         labels: the class of each object, int64 [B, M], -1 where absent.
-        physics: what a simulator knows beyond that; None where nobody knows.
+        collisions: pixels of objects that collide in this frame, bool [T, B, H, W]; None if not annotated.
     """
 
     frames: Tensor
-    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which nobody needs here
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count, which is not needed here
     present: Tensor
     boxes: Tensor
     ids: Tensor
     labels: Tensor
-    physics: Physics | None = None
+    collisions: Tensor | None = None
 
     def to(self, device: torch.device | str) -> Sequences:
         """The same sequences on another device."""
-        return _combine([self], lambda fields, _: fields[0].to(device))
+        return Sequences._make(field if field is None else field.to(device) for field in self)
 
     def slice(self, sequences: slice | Tensor = slice(None), frames: slice = slice(None)) -> Sequences:
         """Some of the sequences, some of the frames.
 
         Args:
-            sequences: which of B, a slice or int64 indices.
-            frames: which of T.
+            sequences: a slice of B, or int64 indices.
+            frames: a slice of T.
         """
-
-        def select(fields: tuple[Tensor, ...], has_time: bool) -> Tensor:
-            return fields[0][frames][:, sequences] if has_time else fields[0][sequences]
-
-        return _combine([self], select)
+        timed = {name: field for name, field in self._asdict().items() if name != "labels" and field is not None}
+        selected = {name: field[frames][:, sequences] for name, field in timed.items()}
+        return Sequences(labels=self.labels[sequences], **selected)
 
     def split(self, size: int) -> Iterator[Sequences]:
         """Batches of `size` sequences, in order; the last may be smaller.
@@ -82,22 +64,14 @@ class Sequences(NamedTuple):
 
     @staticmethod
     def cat(batches: list[Sequences]) -> Sequences:
-        """Puts batches of equal length side by side; physics is kept if all have it."""
-        return _combine(batches, lambda fields, has_time: torch.cat(fields, dim=int(has_time)))
-
-
-def _combine(batches: list[Sequences], function: Callable[[tuple[Tensor, ...], bool], Tensor]) -> Sequences:
-    """Makes each field of the result from that of all batches; the function is told if a field has a time axis."""
-    fields = zip(*(batch[: Sequences._fields.index("physics")] for batch in batches), strict=True)
-    made = [function(field, name != "labels") for name, field in zip(Sequences._fields, fields, strict=False)]
-    physics = [batch.physics for batch in batches if batch.physics is not None]
-    if len(physics) < len(batches):
-        return Sequences._make([*made, None])
-    return Sequences._make([*made, Physics._make(function(field, True) for field in zip(*physics, strict=True))])
+        """Joins batches of equal length along B; collisions are kept if all batches have them."""
+        fields = zip(Sequences._fields, zip(*batches, strict=True), strict=True)
+        known = {name: values for name, values in fields if all(value is not None for value in values)}
+        return Sequences(**{name: torch.cat(values, int(name != "labels")) for name, values in known.items()})
 
 
 class Source(Protocol):
-    """Whatever makes sequences on demand."""
+    """A generator or file that gives sequences on demand."""
 
     device: torch.device
 
@@ -107,13 +81,13 @@ class Source(Protocol):
 
 
 def held_out(source: Source, n: int, length: int, seed: int) -> Sequences:
-    """A fixed set of sequences for evaluation: the same for the same arguments and kind of device.
+    """A fixed set of sequences for evaluation: the same for the same arguments and device type.
 
     Args:
-        source: made with test images, for the set to be held out.
+        source: made with test images, so that the set is held out.
         n: number of sequences.
         length: frames in each.
-        seed: of the generator that draws them.
+        seed: seed of the generator that draws them.
 
     Raises:
         ValueError: if `n` or `length` is below 1.
@@ -122,7 +96,7 @@ def held_out(source: Source, n: int, length: int, seed: int) -> Sequences:
 
 
 def draw_chunks(source: Source, n: int, length: int, seed: int) -> Iterator[Sequences]:
-    """The sequences of `held_out`, some at a time: what to use where all together would not fit in memory.
+    """The sequences of `held_out` in batches, for sets that do not fit in memory.
 
     Raises:
         ValueError: if `n` or `length` is below 1.

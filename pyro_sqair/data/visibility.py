@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which of the objects can be seen: ground truth goes on outside the frame, and no program can know of it."""
+"""Ground truth restricted to visible objects: that of generated videos continues outside the frame."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pyro_sqair.data.sequences import Sequences
 
 
 def only_visible(sequences: Sequences, share: float = 0.25) -> Sequences:
-    """The same sequences with the objects marked absent, in the frames where too little of their box is in the frame.
+    """Marks objects as absent in the frames that contain too little of their box.
 
     Args:
-        sequences: whose `count` and `present` say who is there, seen or not.
-        share: of the box that must be inside the frame for the object to count as seen there, from 0 to 1.
+        sequences: `count` and `present` include invisible objects.
+        share: least share of the box inside the frame for the object to count as visible, from 0 to 1.
 
     Returns:
-        Sequences with `count`, `present`, `boxes` and `ids` of what is visible. Labels and physics stay as they are.
+        Sequences with `count`, `present`, `boxes` and `ids` of visible objects. The other fields are unchanged.
 
     Raises:
         ValueError: if `share` is out of range.

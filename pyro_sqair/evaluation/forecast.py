@@ -35,15 +35,15 @@ def simulate(
     Raises:
         ValueError: if the sequences do not say which objects collide.
     """
-    if test.physics is None:
-        raise ValueError("expected sequences with physics, which says which objects collide, got some without")
+    collisions = test.collisions
+    if collisions is None:
+        raise ValueError("expected sequences with collisions, which a simulator knows, got some without")
     frames = test.frames[:seen].to(next(model.parameters()).device)
     rollouts = [on_cpu(rollout) for rollout in futures(model, guide, frames, len(test.frames), samples)]
     std = model.part("renderer").std
 
     def figures(rollout: Rollout) -> dict[str, float]:
-        assert test.physics is not None
-        likelihood = simulation_likelihood(rollout.image, test.frames, test.physics.collisions, seen, std)
+        likelihood = simulation_likelihood(rollout.image, test.frames, collisions, seen, std)
         error = rollout_error(rollout, test.boxes, test.present, seen)
         colliding = float("nan") if likelihood.colliding is None else likelihood.colliding
         found = {"data": likelihood.data, "relational": likelihood.relational, "colliding": colliding}

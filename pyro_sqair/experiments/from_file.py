@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from pyro_sqair.data import file_layout
+from pyro_sqair.data import open_sequences
 from pyro_sqair.experiments.experiment import Experiment
 from pyro_sqair.experiments.presets import preset
 from pyro_sqair.experiments.systems import SYSTEMS, SQAIRSystem
-from pyro_sqair.experiments.videos import FileVideos
+from pyro_sqair.experiments.videos import RNEM_SPLITS, FileVideos
 from pyro_sqair.models import GRUPriorConfig, GuidedWalkConfig
 from pyro_sqair.scene import SceneConfig
 from pyro_sqair.training import TrainingConfig
@@ -55,20 +55,22 @@ def file_experiment(
         raise ValueError(f"expected no prices or sizes of objects for {system}, which has no objects")
     if system == "air" and object_costs:
         raise ValueError("expected no prices of objects for air, whose number of objects is geometric")
-    paths = {split: videos.path(split) for split in ("train", "test")}
-    train, test = (file_layout(path, {"train": "training", "test": "test"}[split]) for split, path in paths.items())
+    paths = {split: videos.path(split) for split in RNEM_SPLITS}
+    files = {split: open_sequences(path, RNEM_SPLITS[split]) for split, path in paths.items()}
+    train, test = (files[split].layout for split in ("train", "test"))
     if (train.image_size, train.channels) != (test.image_size, test.channels):
         raise ValueError(
             f"expected test frames of {train.image_size} pixels and {train.channels} channels, as those to train on, "
             f"got {test.image_size} and {test.channels}"
         )
-    most = max(train.most_objects, test.most_objects)
+    most = {split: file.most_objects or 0 for split, file in files.items()}
+    fullest = max(most, key=most.__getitem__)
     if num_slots is None:
-        num_slots = most + 1 if most > 0 else _SLOTS_IF_UNKNOWN
-    if num_slots < most:
-        fullest = paths["train" if train.most_objects == most else "test"]
+        num_slots = most[fullest] + 1 if most[fullest] else _SLOTS_IF_UNKNOWN
+    if num_slots < most[fullest]:
         raise ValueError(
-            f"expected at least {most} slots, for as many objects as there are at a time in {fullest}, got {num_slots}"
+            f"expected at least {most[fullest]} slots, for as many objects as there are at a time in {paths[fullest]}, "
+            f"got {num_slots}"
         )
     dynamics = GRUPriorConfig() if object_size is None else GuidedWalkConfig(scale_bias=-3.0)
     sqair = SQAIRSystem(

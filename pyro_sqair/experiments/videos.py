@@ -30,6 +30,8 @@ from pyro_sqair.data import (
     published_motion,
 )
 
+RNEM_SPLITS = {"train": "training", "test": "test"}  # what files of R-NEM's call the splits
+
 
 @dataclass(frozen=True)
 class DigitVideos:
@@ -120,15 +122,11 @@ class FileVideos:
         self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None
     ) -> SequenceDataset | RNEMDataset:
         """See :meth:`Experiment.source`."""
-        return open_sequences(self.path(split), {"train": "training", "test": "test"}[split], self.in_memory, device)
+        return open_sequences(self.path(split), RNEM_SPLITS[split], self.in_memory, device)
 
     def held_out(self, sequences: int, frames: int, seed: int, mnist: Path | None = None) -> Sequences:
         """The first sequences of the test file, as long as they are there; see :meth:`Experiment.held_out`."""
-        source = open_sequences(self.path("test"), "test", in_memory=False)
-        try:
-            return source.read(slice(sequences))
-        finally:
-            source.close()
+        return open_sequences(self.path("test"), "test").read(slice(sequences))
 
 
 Videos = DigitVideos | BallVideos | FileVideos

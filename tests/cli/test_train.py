@@ -53,7 +53,7 @@ def test_without_ground_truth_nothing_is_judged(tmp_path: Path, capsys: pytest.C
         boxes=torch.zeros(5, 6, 1, 4),
         ids=torch.full((5, 6, 1), -1),
         labels=torch.full((6, 1), -1),
-        physics=None,
+        collisions=None,
     )
     for name in ("film.h5", "film-val.h5"):
         with SequenceWriter(tmp_path / name, num_frames=5, image_size=(50, 50), max_objects=1) as writer:

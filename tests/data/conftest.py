@@ -1,39 +1,32 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Sequences of random content to write and read, and what it means for two batches to be the same."""
+"""Random sequences, files of them, and exact comparison of batches."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from pyro_sqair.data import Physics, Sequences
-
-
-def flatten(sequences: Sequences) -> dict[str, torch.Tensor]:
-    """Every tensor of a batch by its name."""
-    fields = sequences._asdict()
-    physics = fields.pop("physics")
-    return fields | ({} if physics is None else physics._asdict())
+from pyro_sqair.data import Sequences, SequenceWriter
 
 
 @pytest.fixture
 def assert_same() -> Callable[[Sequences, Sequences], None]:
-    """A function that demands every bit of every field to be equal, and the types too."""
+    """A function that requires equal values and types in all fields."""
 
     def check(ours: Sequences, theirs: Sequences) -> None:
-        a, b = flatten(ours), flatten(theirs)
-        assert a.keys() == b.keys()
-        for name, values in a.items():
-            assert values.dtype == b[name].dtype and values.shape == b[name].shape, name
-            assert torch.equal(values, b[name]), name
+        for name, a, b in zip(Sequences._fields, ours, theirs, strict=True):
+            assert (a is None) == (b is None), name
+            assert a is None or (a.dtype == b.dtype and torch.equal(a, b)), name
 
     return check
 
 
 @pytest.fixture
 def make_sequences() -> Callable[..., Sequences]:
-    """A function that draws sequences of no meaning but right form: every field full of its own random values."""
+    """A function that draws sequences of valid form and random content, different in every field."""
 
     def make(
         batch: int,
@@ -42,7 +35,7 @@ def make_sequences() -> Callable[..., Sequences]:
         channels: int = 1,
         objects: int = 3,
         seed: int = 0,
-        physics: bool = True,
+        collisions: bool = True,
     ) -> Sequences:
         generator = torch.Generator().manual_seed(seed)
 
@@ -58,9 +51,23 @@ def make_sequences() -> Callable[..., Sequences]:
             boxes=normal(objects, 4),
             ids=torch.where(present, normal(objects).long(), -1),
             labels=torch.randint(-1, 10, (batch, objects), generator=generator),
-            physics=Physics(normal(objects, 2), normal(objects, 2), normal(*size) > 3, normal() > 0)
-            if physics
-            else None,
+            collisions=normal(*size) > 3 if collisions else None,
         )
 
     return make
+
+
+@pytest.fixture
+def write() -> Callable[..., Path]:
+    """A function that writes batches to a file of their sizes, and returns its path."""
+
+    def write(path: Path, *batches: Sequences, **options: Any) -> Path:
+        num_frames, _, channels, *size = batches[0].frames.shape
+        objects, known = batches[0].labels.shape[1], batches[0].collisions is not None
+        sizes = {"num_frames": num_frames, "image_size": tuple(size), "channels": channels, "max_objects": objects}
+        with SequenceWriter(path, **{"collisions": known} | sizes | options) as writer:
+            for batch in batches:
+                writer.append(batch)
+        return path
+
+    return write

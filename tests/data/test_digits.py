@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Cropping digits to their ink, and the digits that scikit-learn carries."""
+"""Cropping digits to their bounding boxes, and the digits of scikit-learn."""
 
 import sys
 
@@ -11,14 +11,14 @@ from pyro_sqair.data import crop_digits, embedded_digits, from_uint8
 
 
 def slow_crop(image):
-    """Rows and columns between the first and the last with ink, by plain loops."""
+    """Rows and columns between the first and the last non-zero pixel, by plain loops."""
     rows = [y for y in range(image.shape[0]) if any(image[y, x] > 0 for x in range(image.shape[1]))]
     cols = [x for x in range(image.shape[1]) if any(image[y, x] > 0 for y in range(image.shape[0]))]
     return image[rows[0] : rows[-1] + 1, cols[0] : cols[-1] + 1]
 
 
 def random_images(count, height, width, seed):
-    """Sparse noise, so that boxes of every size and place occur, also at the borders."""
+    """Sparse noise, whose bounding boxes have all sizes and positions."""
     generator = torch.Generator().manual_seed(seed)
     values = torch.randint(1, 256, (count, height, width), generator=generator)
     ink = torch.rand(count, height, width, generator=generator) < 0.06
@@ -43,12 +43,12 @@ def test_float_images_give_the_same_digits_as_bytes():
     images, labels = random_images(20, 8, 8, seed=1), torch.arange(20)
     expected = crop_digits(images, labels)
     noise = torch.rand(images.shape, generator=torch.Generator().manual_seed(3)) * 0.8 - 0.4
-    for floats in (images / 255, (images + noise) / 255):  # within half a byte, either way
+    for floats in (images / 255, (images + noise) / 255):  # within half a byte
         digits = crop_digits(floats, labels)
         assert all(torch.equal(a, b) for a, b in zip(digits, expected, strict=True))
 
 
-def test_ink_too_faint_for_a_byte_does_not_widen_the_box():
+def test_pixels_that_round_to_zero_do_not_widen_the_box():
     images = torch.zeros(1, 9, 9)
     images[0, 3:6, 4] = 1.0
     images[0, 0, 0] = 0.4 / 255
@@ -56,14 +56,11 @@ def test_ink_too_faint_for_a_byte_does_not_widen_the_box():
     assert (digits.heights.item(), digits.widths.item()) == (3, 1)
 
 
-def test_a_blank_image_is_named():
+def test_blank_images_and_wrong_shapes_are_refused():
     images = random_images(4, 8, 8, seed=2)
     images[2] = 0
-    with pytest.raises(ValueError, match="expected ink in every image, got a blank image at index 2"):
+    with pytest.raises(ValueError, match="expected a non-zero pixel in every image, got a blank image at index 2"):
         crop_digits(images, torch.zeros(4))
-
-
-def test_wrong_shapes_are_named():
     with pytest.raises(ValueError, match=r"expected images \[M, H, W\] .* got \[3, 8, 8\] and \[4\]"):
         crop_digits(torch.ones(3, 8, 8), torch.zeros(4))
 
@@ -81,14 +78,14 @@ def test_embedded_digits(split, size):
 
 
 def test_enlarging_keeps_the_digit():
-    """Put back where it was and averaged to 8x8, a digit is nearest to its own original of all."""
+    """Averaged to 8x8, a digit is nearest to its own original."""
     from sklearn.datasets import load_digits
 
     originals = torch.as_tensor(load_digits().images, dtype=torch.float32)[::7] / 16
     digits = embedded_digits("test")
     for m in range(0, len(originals), 5):
         width = int(digits.widths[m])
-        # Where the crop lay in the 20x20 square is no longer known: try every place.
+        # The position of the crop in the 20x20 square is unknown: try all.
         places = torch.stack([digits.images[m].roll(shift, 1) for shift in range(20 - width + 1)])
         shrunk = torch.nn.functional.interpolate(places[:, None], size=(8, 8), mode="area")
         distance = (originals - shrunk).square().sum((2, 3)).amin(0)
@@ -102,12 +99,9 @@ def test_train_and_test_are_disjoint_and_complete():
     assert len(train.labels) + len(test.labels) == 1797
 
 
-def test_unknown_split():
+def test_an_unknown_split_and_missing_scikit_learn_are_named(monkeypatch):
     with pytest.raises(ValueError, match="expected split to be one of 'train', 'test', got 'validation'"):
         embedded_digits("validation")
-
-
-def test_missing_scikit_learn_names_the_extra(monkeypatch):
     for name in ("sklearn", "sklearn.datasets"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=r"pip install 'pyro_sqair\[digits\]'"):

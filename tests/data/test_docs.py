@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/data.md says is so: its Python runs, and its tables are the format."""
+"""The code of docs/data.md runs, and its tables match the format."""
 
 import re
 from pathlib import Path
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_sqair.data import MovingDigits, SequenceDataset, embedded_digits, gentle_motion, held_out, write_batches
-from pyro_sqair.data.hdf5.sequence_format import FIELDS, FORMAT, PHYSICS, VERSION
+from pyro_sqair.data import MovingDigits, SequenceDataset, embedded_digits, gentle_motion, held_out
+from pyro_sqair.data.files.format import FIELDS, FORMAT, VERSION
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
 
@@ -23,10 +23,10 @@ def test_the_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys, asser
     blocks = re.findall(r"^```python\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
     assert len(blocks) >= 6
     for block in blocks:
-        small = re.sub(r"\b\d[\d_]{3,}\b", "12", block)  # what takes minutes at full scale
+        small = re.sub(r"\b\d[\d_]{3,}\b", "12", block)  # large numbers would take minutes
         exec(compile(small, "docs/data.md", "exec"), names)
     shown = capsys.readouterr().out
-    assert "torch.Size([10, 32, 1, 50, 50]) torch.Size([10, 32, 2, 4])" in shown and "300 of 10 frames" in shown
+    assert "torch.Size([10, 32, 1, 50, 50]) torch.Size([10, 32, 2, 4])" in shown and "sequences=300" in shown
 
     source = MovingDigits(embedded_digits("train"), gentle_motion())
     assert_same(SequenceDataset("digits.h5").read(), held_out(source, 300, 10, 0))
@@ -36,20 +36,14 @@ def test_the_python_runs_from_top_to_bottom(tmp_path, monkeypatch, capsys, asser
     assert torch.equal(names["part"].labels, SequenceDataset("digits.h5").read([5, 2, 299]).labels)
 
 
-@pytest.mark.parametrize(("name", "field"), [*FIELDS.items(), *PHYSICS.items()])
-def test_every_field_stands_in_the_tables_as_it_is(name, field):
+@pytest.mark.parametrize(("name", "field"), FIELDS.items())
+def test_every_field_is_in_the_tables(name, field):
     assert f"| `{name}` | {', '.join(field.axes)} | {field.dtype} |" in TEXT
 
 
-def test_the_attributes_in_the_table_are_those_of_a_file(tmp_path, make_sequences):
-    write_batches(tmp_path / "a.h5", [make_sequences(1)], 1, generator="test", seed=1, progress=False)
-    with h5py.File(tmp_path / "a.h5") as file:
+def test_the_attributes_in_the_table_are_those_of_a_file(tmp_path, make_sequences, write):
+    with h5py.File(write(tmp_path / "a.h5", make_sequences(1), seed=1)) as file:
         names = set(file.attrs)
     table = TEXT[TEXT.index("| attribute of the file |") : TEXT.index("**Versions.**")]
     assert set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) == names
     assert f"`{FORMAT}`" in table and f"| integer | {VERSION} |" in table
-
-
-def test_each_kind_of_data_has_a_section():
-    for title in ("Moving digits", "Moving MNIST", "Bouncing balls", "R-NEM's own files", "Static-camera video"):
-        assert f"\n## {title}\n" in TEXT

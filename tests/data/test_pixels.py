@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes and floats stand for each other exactly."""
+"""Exact conversion between bytes and floats."""
 
 import numpy as np
 import pytest
@@ -11,13 +11,13 @@ from pyro_sqair.data import from_uint8, quantise, to_uint8
 BYTES = torch.arange(256, dtype=torch.uint8)
 
 
-def test_every_byte_comes_back(device):
+def test_every_byte_is_restored(device):
     pixels = from_uint8(BYTES.to(device))
     assert pixels.dtype == torch.float32 and torch.equal(to_uint8(pixels).cpu(), BYTES)
     assert pixels[0] == 0 and pixels[255] == 1 and bool((pixels.diff() > 0).all())
 
 
-def test_numpy_makes_the_same_floats():
+def test_numpy_gives_the_same_floats():
     expected = BYTES.numpy().astype(np.float32) * np.float32(1 / 255)
     assert torch.equal(from_uint8(BYTES), torch.from_numpy(expected))
 
@@ -32,7 +32,7 @@ def test_quantise_finds_the_nearest_of_all_256():
 
 
 @pytest.mark.parametrize("value", [0.5, 1.0 + 1 / 255, -1 / 255, float("nan"), float("inf"), 3 / 255 + 1e-6])
-def test_a_pixel_that_no_byte_stands_for_is_named(value):
+def test_pixels_that_are_not_k_255_are_refused(value):
     frames = from_uint8(BYTES)
     frames[17] = value
     with pytest.raises(
@@ -42,6 +42,6 @@ def test_a_pixel_that_no_byte_stands_for_is_named(value):
     assert f"a pixel of {float(frames[17])}" in str(caught.value)
 
 
-def test_another_type_is_named():
+def test_other_types_are_refused():
     with pytest.raises(ValueError, match="expected float32 frames .* got torch.float64"):
         to_uint8(torch.zeros(3, dtype=torch.float64))

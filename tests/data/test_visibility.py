@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What can be seen of an object, against areas counted by hand."""
+"""Visible objects, against areas computed by hand."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from pyro_sqair.data import BouncingBalls, Sequences, four_balls, held_out, only
 
 
 def one_object(*boxes: tuple[float, float, float, float]) -> Sequences:
-    """One object in frames of 10 x 20 pixels, in each frame with another box."""
+    """One object in frames of 10 x 20 pixels, with a different box in each."""
     steps = len(boxes)
     return Sequences(
         frames=torch.zeros(steps, 1, 1, 10, 20),
@@ -40,22 +40,18 @@ def test_the_share_of_the_box_decides(share):
     assert seen.count[:, 0].tolist() == [int(s) for s in expected]
     assert seen.ids[:, 0, 0].tolist() == [3 if s else -1 for s in expected]
     assert seen.boxes[:, 0, 0].abs().sum(-1).gt(0).tolist() == expected
-
-
-def test_absent_objects_stay_absent():
-    sequences = one_object(*BOXES)
-    absent = sequences._replace(present=torch.zeros_like(sequences.present))
-    assert not only_visible(absent, 0.0).present.any()
+    absent = seen._replace(present=torch.zeros_like(seen.present))
+    assert not only_visible(absent, share).present.any()
 
 
 def test_balls_come_and_go():
     balls = held_out(BouncingBalls(four_balls()), 20, 40, 0)
     seen = only_visible(balls)
     assert (balls.count == 4).all() and seen.count.min() < 4 and seen.count.max() == 4
-    assert torch.equal(seen.frames, balls.frames) and seen.physics is balls.physics
+    assert torch.equal(seen.frames, balls.frames) and seen.collisions is balls.collisions
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.1])
-def test_a_share_is_a_share(share):
+def test_shares_out_of_range_are_refused(share):
     with pytest.raises(ValueError, match="expected a share from 0 to 1"):
         only_visible(one_object(*BOXES), share)

@@ -65,7 +65,7 @@ def test_foresight_chance_and_standing_still(test_set, monkeypatch):
     assert torch.equal(last.objects.where, future(-0.5).objects.where)
     assert found["error"] == pytest.approx(0.5, abs=0.02)
     assert found["expected_error"] == pytest.approx(0.0, abs=0.02)
-    centres = test_set.physics.positions
+    centres = test_set.boxes[..., :2] + test_set.boxes[..., 2:] / 2
     distance = (centres[SEEN:] - centres[SEEN - 1]).norm(dim=-1).mean((1, 2))
     assert found["still_error_per_frame"] == pytest.approx(distance.tolist(), abs=0.02)
     assert found["still_error"] == pytest.approx(distance.mean().item(), abs=0.02)
@@ -78,6 +78,6 @@ def test_foresight_chance_and_standing_still(test_set, monkeypatch):
     assert found["still_data"] == pytest.approx(best - 0.5 * error / STD**2, rel=1e-4)
 
 
-def test_without_physics_nobody_knows_who_collides(test_set):
-    with pytest.raises(ValueError, match="expected sequences with physics"):
-        simulate(Model(1, 1), None, test_set._replace(physics=None), SEEN)
+def test_sequences_without_collisions_are_refused(test_set):
+    with pytest.raises(ValueError, match="expected sequences with collisions"):
+        simulate(Model(1, 1), None, test_set._replace(collisions=None), SEEN)

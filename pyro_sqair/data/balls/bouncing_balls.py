@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_sqair.data.balls.ball_rendering import footprint_side, footprints, paint
 from pyro_sqair.data.balls.collisions import Motion, pairs, simulate
 from pyro_sqair.data.pixels import from_uint8
-from pyro_sqair.data.sequences import Physics, Sequences
+from pyro_sqair.data.sequences import Sequences
 
 _MAX_REDRAWS = 1000
 # Tries in a redraw: few redraws for a few balls, little memory for many.
@@ -154,15 +154,14 @@ class BouncingBalls:
         self._place(largest, present, _MAX_REDRAWS // 10, torch.Generator(self.device).manual_seed(0))
 
     def sample(self, batch: int, length: int, generator: torch.Generator) -> Sequences:
-        """Draws `batch` sequences of `length` frames, with `physics`.
+        """Draws `batch` sequences of `length` frames, with `collisions`.
 
         The same generator state gives the same sequences; fewer frames give the beginning of the longer ones.
         `count` and `present` say which balls the sequence has, also while one is outside the frame or hidden.
-        Positions and boxes are those of the discs in the frame, whose top-left corner is (0, 0).
+        Boxes are those of the discs in the frame, whose top-left corner is (0, 0).
 
-        A collision of two balls belongs to the first frame that shows its outcome: the one after it, or at that very
-        time. `events` says that there is one, in the frame or outside; `collisions` has the pixels of the two balls
-        as drawn without a curtain, soft edge included. Walls do not count.
+        A collision of two balls belongs to the first frame at or after its time. `collisions` has the pixels of the two
+        balls as drawn without a curtain, including their soft edges. Collisions with walls do not count.
 
         Raises:
             ValueError: if `batch` or `length` is below 1, or the generator is on another device.
@@ -188,20 +187,14 @@ class BouncingBalls:
 
         size = (2.0 * radii)[..., None].expand(batch, config.max_balls, 2)
         boxes = torch.cat([centres - radii[..., None], size.expand_as(centres)], -1)
-        there = present[..., None]
         return Sequences(
             frames=frames,
             count=count.repeat(length, 1),
             present=present.repeat(length, 1, 1),
-            boxes=torch.where(there, boxes, 0.0).float(),
+            boxes=torch.where(present[..., None], boxes, 0.0).float(),
             ids=torch.where(present, slots, -1).repeat(length, 1, 1),
             labels=torch.where(present, kind, -1),
-            physics=Physics(
-                positions=torch.where(there, centres, 0.0).float(),
-                velocities=torch.where(there, motion.velocities, 0.0).float(),
-                collisions=collisions,
-                events=motion.colliding.any(-1),
-            ),
+            collisions=collisions,
         )
 
     def _place(self, radii: Tensor, present: Tensor, redraws: int, generator: torch.Generator) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 from pyro_sqair.data.camera.background import Frame
 from pyro_sqair.data.camera.crops import Crop, CropTracks
 from pyro_sqair.data.camera.video_config import VideoConfig
-from pyro_sqair.data.hdf5.sequence_file import SequenceWriter
+from pyro_sqair.data.files.writer import SequenceWriter
 from pyro_sqair.data.pixels import from_uint8
 from pyro_sqair.data.sequences import Sequences
 

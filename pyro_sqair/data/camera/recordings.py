@@ -23,7 +23,7 @@ from pyro_sqair.data.camera.foreground import Foreground
 from pyro_sqair.data.camera.mot import Tracks, read_mot, scale_tracks
 from pyro_sqair.data.camera.video import Recording, open_recording
 from pyro_sqair.data.camera.video_config import VideoConfig
-from pyro_sqair.data.hdf5.sequence_file import SequenceWriter, check_free
+from pyro_sqair.data.files.writer import SequenceWriter, check_free
 
 _PARTS = ("train", "validation")
 

@@ -20,7 +20,6 @@ from pyro_sqair.data import (
     to_uint8,
     write_sequences,
 )
-from pyro_sqair.data.balls import bouncing_balls
 
 VARIED = BallsConfig(min_balls=0, max_balls=5, speed=6.0, colours=((0.2, 0.9, 0.5), (1.0, 0.0, 0.3)), curtain_width=9)
 CONFIGS = pytest.mark.parametrize(
@@ -36,6 +35,11 @@ def seeded(seed, device="cpu"):
 
 def sample(config, batch=8, length=6, seed=0, device="cpu"):
     return BouncingBalls(config, device).sample(batch, length, seeded(seed, device)).to("cpu")
+
+
+def centres(data):
+    """Centres (x, y) of the balls in the frame, [T, B, M, 2]."""
+    return data.boxes[..., :2] + data.boxes[..., 2:] / 2
 
 
 def coverage(x, y, radius, size):
@@ -54,30 +58,27 @@ def test_every_field_has_its_form_and_is_blank_where_a_ball_is_absent(config, de
     assert data.present.shape == data.ids.shape == (6, 8, m) and data.present.dtype == torch.bool
     assert data.boxes.shape == (6, 8, m, 4) and data.boxes.dtype == torch.float32
     assert data.labels.shape == (8, m)
-    positions, velocities, collisions, events = data.physics
-    assert positions.shape == velocities.shape == (6, 8, m, 2)
-    assert positions.dtype == velocities.dtype == torch.float32
-    assert collisions.shape == (6, 8, size, size) and events.shape == (6, 8)
-    assert collisions.dtype == events.dtype == torch.bool
+    assert data.collisions.shape == (6, 8, size, size) and data.collisions.dtype == torch.bool
 
     assert torch.equal(data.present.sum(-1), data.count) and (data.present == data.present[:1]).all()
     absent = ~data.present
     assert (data.ids[absent] == -1).all() and (data.labels[absent[0]] == -1).all()
-    for field in (data.boxes, positions, velocities):
-        assert (field[absent] == 0).all() and (field[~absent] != 0).any()
+    assert (data.boxes[absent] == 0).all() and (data.boxes[~absent] != 0).any()
     slots = torch.arange(m).expand_as(data.ids)
     assert torch.equal(data.ids[~absent], slots[~absent])
     to_uint8(data.frames)  # refuses what does not lie on the grid k/255
 
 
 @CONFIGS
-def test_boxes_are_those_of_discs_of_the_kind(config):
+def test_boxes_are_those_of_discs_of_the_kind(config, motions):
     data = sample(config)
+    ((positions, *_),) = motions
     radii = torch.tensor(config.radii)[data.labels.clamp(min=0)].expand(data.present.shape)
     left_top, size = data.boxes[data.present].split(2, -1)
     torch.testing.assert_close(size, 2 * radii[data.present][:, None].expand_as(size))
-    torch.testing.assert_close(left_top + size / 2, data.physics.positions[data.present], atol=1e-5, rtol=0)
     offset = (config.box - config.frame) // 2
+    expected = (positions - offset)[data.present].float()
+    torch.testing.assert_close(left_top + size / 2, expected, atol=1e-5, rtol=0)
     assert (left_top > -offset - 1e-4).all() and (left_top + size < config.frame + offset + 1e-4).all()
 
 
@@ -88,7 +89,7 @@ def test_frames_show_discs_where_the_balls_are(config):
     for t in range(6):
         for b in range(5):
             discs = [
-                coverage(*data.physics.positions[t, b, m].tolist(), radii[data.labels[b, m]], config.frame)
+                coverage(*centres(data)[t, b, m].tolist(), radii[data.labels[b, m]], config.frame)
                 for m in range(int(data.count[t, b]))
             ]
             # Positions are known in float32: half a step of rounding, and a little.
@@ -96,21 +97,12 @@ def test_frames_show_discs_where_the_balls_are(config):
 
 
 @CONFIGS
-def test_collisions_are_the_pixels_of_the_discs_that_collide(config, device, monkeypatch):
-    seen = []
-
-    def spy(*arguments):
-        seen.append((arguments, simulate(*arguments)))
-        return seen[0][1]
-
-    simulate = bouncing_balls.simulate
-    monkeypatch.setattr(bouncing_balls, "simulate", spy)
+def test_collisions_are_the_pixels_of_the_discs_that_collide(config, device, motions):
     fast = dataclasses.replace(config, speed=8.0)
     data = sample(fast, batch=24, device=device)
-    # Construction places balls, and moves none.
-    ((_, _, radii, *_), motion), *more = seen
-    assert not more and motion.colliding.sum() > 8
-    assert torch.equal(data.physics.events, motion.colliding.any(-1).cpu())
+    (motion,) = motions
+    radii = data.boxes[0, ..., 2] / 2
+    assert motion.colliding.sum() > 8
     offset = (fast.box - fast.frame) // 2
     for t in range(6):
         for b in range(24):
@@ -118,14 +110,14 @@ def test_collisions_are_the_pixels_of_the_discs_that_collide(config, device, mon
             for m in motion.colliding[t, b].nonzero()[:, 0].tolist():
                 x, y = (motion.positions[t, b, m] - offset).tolist()
                 expected |= 255 * coverage(x, y, radii[b, m].item(), fast.frame) >= 0.5
-            assert (expected != data.physics.collisions[t, b]).sum() <= 1  # one may hang on float32
-    assert (data.physics.collisions.flatten(2).any(-1) <= data.physics.events).all()
+            assert (expected != data.collisions[t, b]).sum() <= 1  # one may hang on float32
 
 
-def test_the_first_frame_has_no_collision_and_the_frame_after_one_shows_new_velocities():
+def test_the_first_frame_has_no_collision_and_the_frame_after_one_shows_new_velocities(motions):
     config = BallsConfig(radii=(6.0,), masses=(1.0,), speed=3.0, crop=None)
-    data = sample(config, batch=64, length=30)
-    events, velocities = data.physics.events, data.physics.velocities
+    sample(config, batch=64, length=30)
+    ((_, velocities, colliding),) = motions
+    events = colliding.any(-1)
     assert not events[0].any() and events.any()
     changed = (velocities[1:].abs() - velocities[:-1].abs()).abs().amax((-1, -2)) > 1e-5
     assert (changed <= events[1:]).all()  # walls keep the absolute values
@@ -136,8 +128,7 @@ def test_the_crop_is_the_middle_of_the_whole_box_and_balls_leave_and_return():
     whole = sample(dataclasses.replace(four_balls(), crop=None), 40, 60)
     data = sample(four_balls(), 40, 60)
     assert torch.equal(data.frames, whole.frames[..., 7:57, 7:57])
-    assert torch.equal(data.physics.collisions, whole.physics.collisions[..., 7:57, 7:57])
-    assert torch.equal(data.physics.events, whole.physics.events)
+    assert torch.equal(data.collisions, whole.collisions[..., 7:57, 7:57])
     torch.testing.assert_close(data.boxes[..., :2] + 7, whole.boxes[..., :2], atol=1e-5, rtol=0)
     low, high = data.boxes[..., :2], data.boxes[..., :2] + data.boxes[..., 2:]
     outside = ((high < 0) | (low > 50)).any(-1)
@@ -153,7 +144,7 @@ def test_colours_differ_within_a_sequence_and_are_shown_as_given():
     palette = torch.tensor(config.colours)
     seen = []
     for b in range(30):
-        columns, rows = data.physics.positions[0, b].long().unbind(-1)
+        columns, rows = centres(data)[0, b].long().unbind(-1)
         shown = data.frames[0, b][:, rows, columns].T
         distance = (shown[:, None] - palette).abs().amax(-1)
         assert (distance.amin(-1) <= 0.5 / 255 + 1e-6).all()
@@ -165,7 +156,7 @@ def test_colours_differ_within_a_sequence_and_are_shown_as_given():
 def test_more_balls_than_colours_share_them_evenly():
     config = BallsConfig(min_balls=5, max_balls=5, colours=((0.4,), (0.8,)), crop=None)
     data = sample(config, 20, 1)
-    columns, rows = data.physics.positions[0].long().unbind(-1)
+    columns, rows = centres(data)[0].long().unbind(-1)
     shown = data.frames[0, torch.arange(20)[:, None], 0, rows, columns]
     assert set((shown > 0.6).sum(-1).tolist()) == {2, 3}
 
@@ -175,7 +166,7 @@ def test_a_curtain_hides_the_balls_and_nothing_that_is_known_of_them(brightness)
     curtained = dataclasses.replace(curtained_balls(), curtain_brightness=brightness)
     plain = sample(dataclasses.replace(curtained, curtain_width=0), 20, 25)
     data = sample(curtained, 20, 25)
-    for a, b in zip(data[1:-1] + data.physics, plain[1:-1] + plain.physics, strict=True):
+    for a, b in zip(data[1:], plain[1:], strict=True):
         assert torch.equal(a, b)
     grey = torch.tensor(round(255 * brightness)) * torch.tensor(1 / 255)
     lefts = set()
@@ -206,8 +197,7 @@ def test_a_file_holds_exactly_what_is_drawn_on_the_fly(config, tmp_path, assert_
     source, path = BouncingBalls(config), tmp_path / "balls.h5"
     parameters = dataclasses.asdict(config)
     write_sequences(path, source, 12, 5, 3, generator="bouncing-balls", parameters=parameters, progress=False)
-    with SequenceDataset(path) as dataset:
-        assert_same(dataset.read(), held_out(source, 12, 5, 3))
+    assert_same(SequenceDataset(path).read(), held_out(source, 12, 5, 3))
 
 
 def test_sampling_and_construction_leave_the_global_generator_alone():
@@ -219,12 +209,12 @@ def test_sampling_and_construction_leave_the_global_generator_alone():
 def test_a_sequence_may_have_no_ball_and_balls_may_stand_still():
     data = sample(BallsConfig(min_balls=0, max_balls=2), 40, 3)
     empty = data.count[0] == 0
-    assert empty.any() and (data.frames[:, empty] == 0).all() and not data.physics.events[:, empty].any()
-    assert all(field.isfinite().all() for field in data.physics)
+    assert empty.any() and (data.frames[:, empty] == 0).all() and not data.collisions[:, empty].any()
+    assert data.boxes.isfinite().all()
     alone = sample(BallsConfig(min_balls=1, max_balls=1), 4, 50)
-    assert (alone.count == 1).all() and not alone.physics.events.any() and (alone.frames.amax((2, 3, 4)) == 1).any()
+    assert (alone.count == 1).all() and not alone.collisions.any() and (alone.frames.amax((2, 3, 4)) == 1).any()
     still = sample(dataclasses.replace(four_balls(), speed=0.0), 4, 5)
-    assert torch.equal(still.frames, still.frames[:1].expand_as(still.frames)) and not still.physics.events.any()
+    assert torch.equal(still.frames, still.frames[:1].expand_as(still.frames)) and not still.collisions.any()
 
 
 @pytest.mark.parametrize(("batch", "length"), [(0, 3), (3, 0), (-2, 3)])

@@ -214,7 +214,7 @@ def test_a_video_file_is_as_good_as_a_folder(tmp_path: Path) -> None:
     inside = drawn(sequences)
     assert sequences.frames[:, :, 0][inside].mean() > 0.7  # of 250 / 255 where dark, 137 / 255 where bright
     assert sequences.frames[:, :, 0][~drawn(sequences, margin=2.0)].mean() < 0.01
-    parameters = SequenceDataset(made.train).parameters
+    parameters = SequenceDataset(made.train).layout.parameters
     assert parameters["fps"] == pytest.approx(25.0)
 
 
@@ -222,9 +222,9 @@ def test_the_file_says_where_it_comes_from(recording: Path, truth: Path, tmp_pat
     made = convert_video(recording, tmp_path / "out.h5", replace(EXACT, seed=5), truth, progress=False)
     for path, part in ((made.train, "train"), (made.validation, "validation")):
         data = SequenceDataset(path)
-        assert (data.generator, data.seed) == ("video", 5)
+        assert (data.layout.generator, data.layout.seed) == ("video", 5)
         expected = {"part": part, "source": "frames", "video_frames": LENGTH, "ground_truth": "gt.txt", "crop": 32}
-        assert data.parameters.items() >= expected.items()
+        assert data.layout.parameters.items() >= expected.items()
 
 
 def test_colours(tmp_path: Path) -> None:

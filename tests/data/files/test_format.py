@@ -1,0 +1,127 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""Invalid files are refused with a clear error; extra content and other encodings are accepted."""
+
+import h5py
+import numpy as np
+import pytest
+
+from pyro_sqair.data import SequenceDataset, open_sequences
+
+
+@pytest.fixture
+def path(tmp_path, make_sequences, write):
+    return write(tmp_path / "a.h5", make_sequences(70, length=6), generator="test", seed=9, parameters={"a": 1})
+
+
+def without(name):
+    return lambda file: file.pop(name)
+
+
+def without_attribute(name):
+    return lambda file: file.attrs.pop(name)
+
+
+def attribute(name, value):
+    return lambda file: file.attrs.update({name: value})
+
+
+def replaced(name, function):
+    def change(file):
+        values = file.pop(name)[...]
+        file[name] = function(values)
+
+    return change
+
+
+REQUIRED = ["frames", "count", "present", "boxes", "ids", "labels"]
+FIELDS = [*REQUIRED, "collisions"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without_attribute("format"), "a file of sequences, with the attribute 'format', in .*a.h5, got .*'boxes'"),
+        (attribute("format", "other"), "the attribute format='pyro_sqair.sequences' in .*a.h5, got 'other'"),
+        (without_attribute("version"), r"a version in \[1\] in .*a.h5, got None"),
+        *((attribute("version", v), rf"a version in \[1\] in .*a.h5, got .*{v}") for v in (0, "1", 2)),
+        (without_attribute("complete"), "a complete file in .*a.h5, got one whose writing was .*: delete it"),
+        (attribute("complete", False), "a complete file in .*a.h5, got one whose writing was interrupted"),
+        *(
+            (without_attribute(n), f"the attribute '{n}' in .*a.h5, got .*'format'")
+            for n in ("generator", "parameters")
+        ),
+        *(
+            (attribute("parameters", v), f"the attribute 'parameters' to be a JSON object in .*a.h5, got '{v}'")
+            for v in ("{", "3")
+        ),
+        (attribute("seed", "x"), "the attribute 'seed' to be an integer in .*a.h5, got 'x'"),
+        *((without(name), f"the dataset '{name}' in .*a.h5, got only ") for name in REQUIRED),
+        (lambda f: (f.pop("boxes"), f.create_group("boxes")), "the dataset 'boxes' in"),
+        (lambda f: (f.pop("collisions"), f.create_group("collisions")), "the dataset 'collisions' in"),
+        *(
+            (replaced(name, lambda v: v.astype(np.float64)), f"{name} of type .* in .*a.h5, got float64")
+            for name in FIELDS
+        ),
+        *((replaced(name, lambda v: v[:-1]), rf"{name} of shape \[n, .* in .*a.h5, got \[69") for name in FIELDS[1:]),
+        (replaced("frames", lambda v: v[..., 0]), r"frames of shape \[n, T, H, W, C\] in .*, got \[70, 6, 5, 7\]"),
+        (replaced("frames", lambda v: v[:0]), r"at least one sequence, frame and pixel .* got \[0, 6, 5, 7, 1\]"),
+        (replaced("labels", lambda v: v[:, 0]), r"labels of shape \[n, M\] in .*, got \[70\]"),
+        (
+            replaced("boxes", lambda v: v[..., :3]),
+            r"boxes of shape \[n, T, M, 4\] = \[70, 6, 3, 4\] in .*, got \[70, 6, 3, 3\]",
+        ),
+        (replaced("count", lambda v: v[:, :5]), r"count of shape \[n, T\] = \[70, 6\] in .*, got \[70, 5\]"),
+    ],
+)
+def test_invalid_content_is_refused(path, change, message):
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(ValueError, match="expected " + message):
+        SequenceDataset(path)
+
+
+@pytest.mark.parametrize("part", [0.999, 0.5, 0.01])
+def test_truncated_files_are_refused(path, part):
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    with pytest.raises(ValueError, match="expected a complete HDF5 file, got a truncated one: .*a.h5"):
+        SequenceDataset(path)
+
+
+@pytest.mark.parametrize("read", [SequenceDataset, open_sequences])
+def test_other_paths_are_refused(tmp_path, read):
+    path = tmp_path / "a.h5"
+    with pytest.raises(FileNotFoundError, match="expected an HDF5 file, found nothing: /.*/a.h5"):
+        read(path)
+    with pytest.raises(FileNotFoundError, match="expected an HDF5 file, found a folder"):
+        read(tmp_path)
+    for content in (b"", b"not HDF5 at all", bytes(10_000)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="expected an HDF5 file, got another format: .*a.h5"):
+            read(path)
+
+
+def test_damaged_pixels_are_refused_when_they_are_read(path, make_sequences, assert_same):
+    with h5py.File(path) as file:
+        chunk = file["frames"].id.get_chunk_info(5)
+    data = bytearray(path.read_bytes())
+    for i in range(chunk.byte_offset + 20, chunk.byte_offset + 40):
+        data[i] ^= 0xFF
+    path.write_bytes(data)
+    dataset = SequenceDataset(path)
+    assert_same(dataset.read([4]), make_sequences(70, length=6).slice([4]))
+    with pytest.raises(ValueError, match="expected readable frames in .*a.h5, got damaged data"):
+        dataset.read([5])
+
+
+def test_unknown_datasets_bytes_as_bools_and_bytes_as_text_are_accepted(path, make_sequences, assert_same):
+    with h5py.File(path, "r+") as file:
+        for name in ("present", "collisions"):
+            replaced(name, lambda values: values.astype(np.uint8))(file)
+        for name in ("format", "generator", "parameters"):
+            file.attrs[name] = np.bytes_(file.attrs[name])
+        file["velocities"] = np.zeros((70, 6, 3, 2))  # files written by older versions have some more
+    dataset = SequenceDataset(path)
+    assert_same(dataset.read(), make_sequences(70, length=6))
+    assert (dataset.layout.generator, dataset.layout.parameters) == ("test", {"a": 1})
