@@ -12,17 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from pyro_sqair.data import VideoConfig
+from pyro_sqair.data.camera import frames as module
+from pyro_sqair.data.camera.frames import clean_mask, extract_foreground, median_masks, online_masks, read_frames
 
 cv2 = pytest.importorskip("cv2")
-
-from pyro_sqair.data.camera import frames as module  # noqa: E402
-from pyro_sqair.data.camera.frames import (  # noqa: E402
-    clean_mask,
-    extract_foreground,
-    median_masks,
-    online_masks,
-    read_frames,
-)
 
 WIDTH, HEIGHT, SIDE = 80, 70, 16
 EXACT = VideoConfig(noise=0.0, min_area=1.0)
