@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""How many bouncing-ball sequences of 51 frames one core makes in a second, physics and masks included.
+"""Bouncing-ball sequences of 51 frames per second on one core, with physics and collision masks.
 
 Run as `OMP_NUM_THREADS=1 python benchmarks/balls.py`.
 """
@@ -19,7 +19,7 @@ SECONDS = 4.0
 
 
 def sequences_per_second(config: BallsConfig, batch: int) -> float:
-    """Rate of drawing 51-frame sequences in batches of `batch`, after a warm-up."""
+    """Sequences per second in batches of `batch`, after a warm-up."""
     source = BouncingBalls(config)
     generator = torch.Generator().manual_seed(0)
     source.sample(batch, LENGTH, generator)
@@ -31,7 +31,7 @@ def sequences_per_second(config: BallsConfig, batch: int) -> float:
 
 
 def main() -> None:
-    """Prints a table: balls, frame, batch size, sequences a second."""
+    """Prints a table: balls, frame, batch size, sequences per second."""
     torch.set_num_threads(1)
     whole = dataclasses.replace(four_balls(), crop=None)
     larger = dataclasses.replace(whole, radii=(5.0, 6.25))

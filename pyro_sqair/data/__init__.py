@@ -11,7 +11,7 @@ from pyro_sqair.data.balls.bouncing_balls import (
     six_to_eight_balls,
 )
 from pyro_sqair.data.camera.mot import read_mot
-from pyro_sqair.data.camera.recordings import ConvertedVideo, convert_video
+from pyro_sqair.data.camera.video import ConvertedVideo, convert_video
 from pyro_sqair.data.camera.video_config import VideoConfig
 from pyro_sqair.data.digits import DigitImages, crop_digits, embedded_digits
 from pyro_sqair.data.files.dataset import SequenceDataset

@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Videos of balls that collide (van Steenkiste et al. 2018; R-SQAIR, Stanić and Schmidhuber 2019), on the fly."""
+"""Videos of colliding balls (van Steenkiste et al. 2018; Stanić & Schmidhuber 2019), generated on the fly."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from pyro_sqair.data.pixels import from_uint8
 from pyro_sqair.data.sequences import Sequences
 
 _MAX_REDRAWS = 1000
-# Tries in a redraw: few redraws for a few balls, little memory for many.
+# Placements per redraw: up to _TRIES, fewer if there are many pairs of balls, to bound memory.
 _TRIES = 32
 _PAIRS = 1024
-# What is tried at construction, on the worst case: finding room there in a tenth of the redraws leaves next to no
-# chance that a later draw finds none.
+# Sequences placed at construction as a check, in the worst case. If a tenth of the redraws is enough for them, it is
+# very unlikely that a later draw fails.
 _TRIALS = 64
 
-# Frames drawn at a time: enough to fill the machine, few enough for what is between to stay in its cache.
+# Frames rendered at a time, so that intermediate results stay in the cache.
 _BLOCK = 256
 
 _WHITE = ((1.0,),)
@@ -41,27 +41,27 @@ _PALETTE = (
 
 @dataclass(frozen=True)
 class BallsConfig:
-    """How many balls there are, what they are like and what of them is seen. Distances in pixels, time in frames.
+    """Number, properties and appearance of the balls. Distances are in pixels, times in frames.
 
-    The two kinds of ball are those of van Steenkiste et al. (2018, Appendix): one six times heavier and 1.25 times
-    larger in radius than the other. They give no radius in pixels: here both kinds are small enough for the 7 px
-    between the crop and the wall, where a ball is out of sight. The speed is that of the generator they build on
-    (Sutskever et al. 2008), half a unit for all balls together in a box of 10, at 4 balls and 64 pixels.
+    The two kinds of ball are those of van Steenkiste et al. (2018, Appendix): one has 6 times the mass and 1.25 times
+    the radius of the other. The radii in pixels are not published. Here balls of both kinds fit into the 7 px between
+    crop and wall, where they are invisible. The speed is that of the original generator (Sutskever et al. 2008), half
+    a unit for all balls together in a box of 10, converted to 4 balls and 64 pixels.
 
     Attributes:
-        box: side of the square box that the balls move in.
-        crop: side of the central square that is the frame, so that balls leave and return; None shows the whole box.
-        min_balls: fewest balls in a sequence.
-        max_balls: most balls in a sequence; every number from `min_balls` to here is equally likely.
-        radii: of each kind of ball; every ball is of any kind with equal probability, and the kind is its label.
+        box: side of the square box in which the balls move.
+        crop: side of the central square that is the frame, which balls can leave and enter; None for the whole box.
+        min_balls: minimum number of balls in a sequence.
+        max_balls: maximum number of balls in a sequence; the number is uniform between the two.
+        radii: of each kind of ball. The kind of a ball is uniform, and is its label.
         masses: of each kind.
-        speed: root mean square over the balls of a sequence. Velocities are uniform on that sphere of 2 dimensions a
-            ball: any direction, and as many slow balls and fast ones as a gas of equal masses has.
-        colours: each of 1 channel (grey) or 3 (red, green, blue), in [0, 1]. The balls of a sequence take different
-            ones in random order, and share where there are more balls than colours.
-        curtain_width: of an upright strip as high as the frame, at a place that is drawn anew for every sequence, which
-            hides the balls behind it; 0 for none.
-        curtain_brightness: grey of that strip in [0, 1]; at 0 the curtain itself cannot be seen.
+        speed: root mean square over the balls of a sequence. The vector of all their velocities is uniform on a
+            sphere, as in a gas of equal masses.
+        colours: each with 1 channel (grey) or 3 (red, green, blue), in [0, 1]. The balls of a sequence get different
+            colours in random order; colours repeat if there are more balls.
+        curtain_width: of a vertical strip with the height of the frame that hides the balls behind it, at a random
+            place in each sequence; 0 for none.
+        curtain_brightness: grey level of that strip in [0, 1]; at 0 it looks like the background.
     """
 
     box: int = 64
@@ -117,7 +117,7 @@ def four_balls() -> BallsConfig:
 
 
 def six_to_eight_balls() -> BallsConfig:
-    """Six to eight of the same balls: what a model trained on four should carry over to."""
+    """Six to eight of the same balls, to test generalisation of models trained on four."""
     return BallsConfig(min_balls=6, max_balls=8)
 
 
@@ -127,19 +127,19 @@ def coloured_balls() -> BallsConfig:
 
 
 def curtained_balls() -> BallsConfig:
-    """Three equal balls, and a black curtain that hides a third of the frame."""
+    """Three equal balls and a black curtain that hides a third of the frame."""
     return BallsConfig(min_balls=3, max_balls=3, radii=(3.0,), masses=(1.0,), curtain_width=17)
 
 
 class BouncingBalls:
-    """An endless source of bouncing-ball videos, drawn on `device`.
+    """A source of random bouncing-ball videos.
 
     Args:
-        config: the balls and how they are shown.
-        device: where sequences are made, and where generators must live.
+        config: number, properties and appearance of the balls.
+        device: of the sequences and of the generators passed to `sample`.
 
     Raises:
-        ValueError: if `max_balls` of the largest kind do not find room side by side.
+        ValueError: if no placement of `max_balls` of the largest kind without overlap is found.
     """
 
     def __init__(self, config: BallsConfig, device: torch.device | str = "cpu") -> None:
@@ -156,12 +156,12 @@ class BouncingBalls:
     def sample(self, batch: int, length: int, generator: torch.Generator) -> Sequences:
         """Draws `batch` sequences of `length` frames, with `collisions`.
 
-        The same generator state gives the same sequences; fewer frames give the beginning of the longer ones.
-        `count` and `present` say which balls the sequence has, also while one is outside the frame or hidden.
-        Boxes are those of the discs in the frame, whose top-left corner is (0, 0).
+        The same generator state gives the same sequences; a shorter `length` gives the first frames of longer ones.
+        `count` and `present` include a ball while it is outside the frame or hidden. Boxes are relative to the top left
+        corner of the frame.
 
         A collision of two balls belongs to the first frame at or after its time. `collisions` has the pixels of the two
-        balls as drawn without a curtain, including their soft edges. Collisions with walls do not count.
+        balls, with their soft edges and without a curtain. Collisions with walls are ignored.
 
         Raises:
             ValueError: if `batch` or `length` is below 1, or the generator is on another device.
@@ -198,10 +198,10 @@ class BouncingBalls:
         )
 
     def _place(self, radii: Tensor, present: Tensor, redraws: int, generator: torch.Generator) -> Tensor:
-        """Centres [B, M, 2] in the box, uniform over all places where no two balls overlap.
+        """Centres [B, M, 2] in the box, uniform over all configurations without overlap.
 
-        Everything is drawn again where anything overlaps: that, and only that, is uniform. With equal masses it also
-        is what the motion leaves as it is, so that no frame differs from another in distribution.
+        If any two balls overlap, all balls of the sequence are drawn again, which gives the uniform distribution. With
+        equal masses it is invariant under the motion, so that all frames have the same distribution.
         """
         batch, balls = radii.shape
         first, second = pairs(balls, self.device)
@@ -224,12 +224,12 @@ class BouncingBalls:
             if len(pending) == 0:
                 return centres
         raise ValueError(
-            f"expected balls that find room side by side, got max_balls={balls} of radius up to "
-            f"{max(self.config.radii)} in a box of {self.config.box} px, where {redraws * together} draws found none"
+            f"expected balls that can be placed without overlap, got max_balls={balls} of radius up to "
+            f"{max(self.config.radii)} in a box of {self.config.box} px, where {redraws * together} draws overlapped"
         )
 
     def _velocities(self, present: Tensor, generator: torch.Generator) -> Tensor:
-        """Velocities [B, M, 2], whose mean square over the balls of a sequence is the square of the speed."""
+        """Velocities [B, M, 2], with the square of the speed as their mean square over the balls of a sequence."""
         normal = torch.randn(*present.shape, 2, dtype=torch.float64, generator=generator, device=self.device)
         normal = torch.where(present[..., None], normal, 0.0)
         square = normal.square().sum((-1, -2)) / present.sum(-1)
@@ -237,7 +237,7 @@ class BouncingBalls:
         return torch.where(present[..., None], velocities, 0.0)
 
     def _shuffled(self, batch: int, generator: torch.Generator) -> Tensor:
-        """The indices of all colours in random order, int64 [B, colours]."""
+        """Random permutations of the indices of the colours, int64 [B, colours]."""
         return torch.rand(batch, len(self._colours), generator=generator, device=self.device).argsort(-1)
 
     def _curtain(self, batch: int, generator: torch.Generator) -> Tensor:
@@ -250,7 +250,7 @@ class BouncingBalls:
     def _draw(
         self, motion: Motion, radii: Tensor, present: Tensor, colours: Tensor, hidden: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Frames [T, B, C, H, W], and the pixels [T, B, H, W] of balls that collide."""
+        """Frames [T, B, C, H, W] and the pixels of colliding balls, bool [T, B, H, W]."""
         shape, size = motion.positions.shape[:2], self.config.frame
         brightness = torch.where(present[..., None], colours, 0.0)
         radii, brightness, hidden = (z.repeat(shape[0], *[1] * (z.dim() - 1)) for z in (radii, brightness, hidden))

@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Videos of bouncing balls: what they show, what is known about them, and how they are drawn."""
+"""Videos of bouncing balls: frames, ground truth, and sampling."""
 
 import dataclasses
 import math
@@ -43,14 +43,14 @@ def centres(data):
 
 
 def coverage(x, y, radius, size):
-    """How much of each pixel a disc takes, [size, size]."""
+    """Share of each pixel that a disc covers, [size, size]."""
     centres = torch.arange(size, dtype=torch.float64) + 0.5
     distance = ((centres - x).square() + (centres - y).square()[:, None]).sqrt()
     return (radius - distance + 0.5).clamp(0.0, 1.0)
 
 
 @CONFIGS
-def test_every_field_has_its_form_and_is_blank_where_a_ball_is_absent(config, device):
+def test_shapes_and_types_and_blank_values_of_absent_balls(config, device):
     data = sample(config, device=device)
     m, size, channels = config.max_balls, config.frame, len(config.colours[0])
     assert data.frames.shape == (6, 8, channels, size, size) and data.frames.dtype == torch.float32
@@ -66,11 +66,11 @@ def test_every_field_has_its_form_and_is_blank_where_a_ball_is_absent(config, de
     assert (data.boxes[absent] == 0).all() and (data.boxes[~absent] != 0).any()
     slots = torch.arange(m).expand_as(data.ids)
     assert torch.equal(data.ids[~absent], slots[~absent])
-    to_uint8(data.frames)  # refuses what does not lie on the grid k/255
+    to_uint8(data.frames)  # raises an error for values other than k/255
 
 
 @CONFIGS
-def test_boxes_are_those_of_discs_of_the_kind(config, motions):
+def test_boxes_have_the_size_of_the_kind(config, motions):
     data = sample(config)
     ((positions, *_),) = motions
     radii = torch.tensor(config.radii)[data.labels.clamp(min=0)].expand(data.present.shape)
@@ -92,7 +92,7 @@ def test_frames_show_discs_where_the_balls_are(config):
                 coverage(*centres(data)[t, b, m].tolist(), radii[data.labels[b, m]], config.frame)
                 for m in range(int(data.count[t, b]))
             ]
-            # Positions are known in float32: half a step of rounding, and a little.
+            # Half a step of rounding to bytes, and a margin because positions are float32.
             assert (255 * (data.frames[t, b, 0] - torch.stack(discs).amax(0))).abs().max() < 0.51
 
 
@@ -110,7 +110,7 @@ def test_collisions_are_the_pixels_of_the_discs_that_collide(config, device, mot
             for m in motion.colliding[t, b].nonzero()[:, 0].tolist():
                 x, y = (motion.positions[t, b, m] - offset).tolist()
                 expected |= 255 * coverage(x, y, radii[b, m].item(), fast.frame) >= 0.5
-            assert (expected != data.collisions[t, b]).sum() <= 1  # one may hang on float32
+            assert (expected != data.collisions[t, b]).sum() <= 1  # rounding to float32 can change one pixel
 
 
 def test_the_first_frame_has_no_collision_and_the_frame_after_one_shows_new_velocities(motions):
@@ -120,7 +120,7 @@ def test_the_first_frame_has_no_collision_and_the_frame_after_one_shows_new_velo
     events = colliding.any(-1)
     assert not events[0].any() and events.any()
     changed = (velocities[1:].abs() - velocities[:-1].abs()).abs().amax((-1, -2)) > 1e-5
-    assert (changed <= events[1:]).all()  # walls keep the absolute values
+    assert (changed <= events[1:]).all()  # walls do not change the absolute values
     assert changed.sum() >= 0.98 * events.sum()
 
 
@@ -162,7 +162,7 @@ def test_more_balls_than_colours_share_them_evenly():
 
 
 @pytest.mark.parametrize("brightness", [0.0, 0.5])
-def test_a_curtain_hides_the_balls_and_nothing_that_is_known_of_them(brightness):
+def test_a_curtain_hides_the_balls_but_does_not_change_the_ground_truth(brightness):
     curtained = dataclasses.replace(curtained_balls(), curtain_brightness=brightness)
     plain = sample(dataclasses.replace(curtained, curtain_width=0), 20, 25)
     data = sample(curtained, 20, 25)
@@ -200,7 +200,7 @@ def test_a_file_holds_exactly_what_is_drawn_on_the_fly(config, tmp_path, assert_
     assert_same(SequenceDataset(path).read(), held_out(source, 12, 5, 3))
 
 
-def test_sampling_and_construction_leave_the_global_generator_alone():
+def test_the_global_generator_is_not_used():
     before = torch.get_rng_state()
     sample(six_to_eight_balls())
     assert torch.equal(before, torch.get_rng_state())
@@ -217,14 +217,11 @@ def test_a_sequence_may_have_no_ball_and_balls_may_stand_still():
     assert torch.equal(still.frames, still.frames[:1].expand_as(still.frames)) and not still.collisions.any()
 
 
-@pytest.mark.parametrize(("batch", "length"), [(0, 3), (3, 0), (-2, 3)])
-def test_empty_batches_are_refused(batch, length):
-    with pytest.raises(ValueError, match=f"of at least 1, got {batch} and {length}"):
-        BouncingBalls(four_balls()).sample(batch, length, seeded(0))
-
-
-def test_generator_elsewhere_is_refused():
+def test_empty_batches_and_generators_on_another_device_are_refused():
     source = BouncingBalls(four_balls())
+    for batch, length in ((0, 3), (3, 0), (-2, 3)):
+        with pytest.raises(ValueError, match=f"of at least 1, got {batch} and {length}"):
+            source.sample(batch, length, seeded(0))
     source.device = torch.device("meta")
     with pytest.raises(ValueError, match="expected a generator on meta, got one on cpu"):
         source.sample(1, 1, seeded(0))
@@ -259,13 +256,13 @@ def test_generator_elsewhere_is_refused():
         ({"curtain_brightness": 1.5}, r"curtain_brightness within \[0, 1\], got 1.5"),
     ],
 )
-def test_impossible_balls_are_refused(change, message):
+def test_values_out_of_range_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(four_balls(), **change)
 
 
 @pytest.mark.parametrize(("balls", "radius"), [(40, 4.0), (7, 11.0)])
-def test_more_balls_than_find_room_are_refused_before_anything_is_drawn(balls, radius):
+def test_too_many_balls_are_refused_at_construction(balls, radius):
     crowd = BallsConfig(max_balls=balls, radii=(radius,), masses=(1.0,))
-    with pytest.raises(ValueError, match=rf"find room side by side, got max_balls={balls} of radius up to {radius} in"):
+    with pytest.raises(ValueError, match=rf"placed without overlap, got max_balls={balls} of radius up to {radius} in"):
         BouncingBalls(crowd)

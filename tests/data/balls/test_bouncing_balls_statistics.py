@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""How bouncing balls are distributed: at the start, and for ever after."""
+"""Distribution of bouncing balls in the first frame and in later ones."""
 
 import dataclasses
 import math
@@ -31,8 +31,8 @@ def test_speed_is_exact_and_directions_are_uniform(motions):
     assert (products.abs() < 4.5 * square / d / math.sqrt(batch)).all()
 
 
-def test_first_places_are_uniform_where_nothing_overlaps(motions):
-    """Distances between two balls against naive rejection, one pair at a time."""
+def test_first_positions_are_uniform_without_overlap(motions):
+    """Distances between two balls against rejection sampling, one pair at a time."""
     radius, batch = 9.0, 6000
     config = BallsConfig(min_balls=2, max_balls=2, radii=(radius,), masses=(1.0,), crop=None)
     sample(config, batch, 1)
@@ -49,9 +49,9 @@ def test_first_places_are_uniform_where_nothing_overlaps(motions):
             assert abs(a.mean() - b.mean()) < 4.5 * error
 
 
-def test_with_equal_masses_no_frame_differs_from_the_first_in_distribution(motions):
-    """What is drawn, uniform places and a uniform direction in phase space, is the invariant measure of the motion."""
-    # The frame is not used: 2 px take the least time to draw.
+def test_with_equal_masses_all_frames_have_the_same_distribution(motions):
+    """Uniform positions and a uniform direction of the velocity vector are the invariant measure of the motion."""
+    # The frames are not used: a crop of 2 px takes the least time to draw.
     config = BallsConfig(min_balls=3, max_balls=3, radii=(9.0,), masses=(1.0,), speed=12.0, crop=2)
     sample(config, 1500, 12)
     ((positions, velocities, colliding),) = motions
@@ -65,7 +65,7 @@ def test_with_equal_masses_no_frame_differs_from_the_first_in_distribution(motio
         assert (value[0].mean() - value[-1].mean()).abs() < 4.5 * error
 
 
-def test_every_number_and_every_kind_of_ball_is_equally_likely():
+def test_numbers_and_kinds_of_balls_are_uniform():
     config = BallsConfig(min_balls=1, max_balls=3, radii=(2.0, 3.0, 4.0, 5.0), masses=(1.0, 2.0, 3.0, 4.0))
     data = sample(config, 6000, 1)
     counts = data.count[0].bincount(minlength=4)[1:].double()

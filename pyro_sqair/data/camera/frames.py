@@ -1,0 +1,154 @@
+# Copyright Contributors to the pyro_sqair project.
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of a video: decoding, and background subtraction. The only module that needs OpenCV."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyro_sqair.data.camera.video_config import VideoConfig
+
+with suppress(ImportError):  # optional; `convert_video` raises an error if it is missing
+    import cv2
+
+Image = NDArray[Any]  # uint8, which OpenCV's type stubs do not state
+Mask = NDArray[np.bool_]
+Boxes = NDArray[np.float64]
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+_SAMPLES = 128  # maximum number of frames from which the median is computed
+_WARM_UP = 500  # frames from which MOG2 and KNN learn before they process the first; OpenCV's default history
+
+
+def read_frames(path: Path) -> Iterator[Image]:
+    """Decodes a video file or a folder of images: blue, green, red, uint8 [H, W, 3]. Warns if a file is truncated.
+
+    Raises:
+        FileNotFoundError: if the path does not exist.
+        ValueError: if it is not a video or has no image, an image is unreadable, or frames differ in size.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"expected a video or a folder of images, found nothing at {path}")
+    size = None
+    for name, frame in _read_folder(path) if path.is_dir() else _read_file(path):
+        height, width, _ = frame.shape
+        size = size or f"{width}x{height}"
+        if f"{width}x{height}" != size:
+            raise ValueError(f"expected frames of one size, {size}, got {width}x{height} at {name}")
+        yield frame
+
+
+def resized(image: Image, size: tuple[int, int]) -> Image:
+    """An image scaled to (width, height), averaged over areas."""
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def extract_foreground(frames: Image, size: tuple[int, int], config: VideoConfig) -> Iterator[tuple[Image, Boxes]]:
+    """The foreground of each frame of a video: "invert colors and subtract backgrounds" (Kosiorek et al. 2018, App. E).
+
+    Args:
+        frames: blue, green, red, uint8 [T, H, W, 3]. Twice the size of the pictures gives smooth edges.
+        size: (width, height) of the pictures.
+        config: background model, thresholds and appearance.
+
+    Yields:
+        A picture, bright on black, uint8 [height, width, C], and the bounding boxes of its connected components: left,
+        top, width, height in pixels, [n, 4].
+    """
+    negative = (255 - np.rint(np.arange(256) * config.contrast)).astype(np.uint8)
+    conversion = cv2.COLOR_BGR2RGB if config.colour else cv2.COLOR_BGR2GRAY
+    factor = np.array(size) / frames.shape[2:0:-1]  # (x, y), picture pixels per frame pixel
+    scale = float(factor.prod() ** -0.5)
+    subtract = median_masks if config.background == "median" else online_masks
+    for frame, mask in zip(frames, subtract(frames, config, config.blur * scale), strict=True):
+        cleaned, boxes = clean_mask(mask, scale, config.min_area * scale**2)
+        picture = negative[cv2.cvtColor(frame, conversion)]
+        picture[~cleaned] = 0
+        yield resized(picture, size).reshape(size[1], size[0], -1), boxes * np.tile(factor, 2)
+
+
+def median_masks(frames: Image, config: VideoConfig, blur: float) -> Iterator[Mask]:
+    """Foreground masks by comparison with the median of evenly spaced frames; the light must be constant.
+
+    A pixel is foreground if the blurred difference of a channel exceeds `threshold + noise * (median absolute deviation
+    of the pixel)`. Objects that stand still for less than half of the video are foreground.
+    """
+    step = 2 ** max(0, math.ceil(math.log2(len(frames) / _SAMPLES)))
+    sample = frames[::step].copy()
+    background, deviation = np.empty_like(sample[0]), np.empty(sample.shape[1:3])
+    for row in range(len(background)):  # row by row, because np.median makes several copies
+        background[row] = np.median(sample[:, row], axis=0).round()
+        difference = np.abs(sample[:, row].astype(np.int16) - background[row])
+        deviation[row] = np.median(difference, axis=0).max(-1)
+    limit = (config.threshold + config.noise * deviation).astype(np.float32)
+    for frame in frames:
+        blue, green, red = cv2.split(_blurred(cv2.absdiff(frame, background), blur))
+        yield cv2.max(cv2.max(blue, green), red) > limit  # np.max is slow over an axis of length 3
+
+
+def online_masks(frames: Image, config: VideoConfig, blur: float) -> Iterator[Mask]:
+    """Foreground masks of OpenCV's MOG2 (Zivkovic 2004) or KNN (Zivkovic & van der Heijden 2006), without shadows.
+
+    The model adapts to changing light. Objects that stand still become background.
+    """
+    cv2.setRNGSeed(0)  # KNN replaces samples at random
+    model = {"mog2": cv2.createBackgroundSubtractorMOG2, "knn": cv2.createBackgroundSubtractorKNN}[config.background]()
+    for frame in frames[:_WARM_UP]:
+        model.apply(_blurred(frame, blur))
+    for frame in frames:
+        yield model.apply(_blurred(frame, blur)) == 255  # shadows are 127
+
+
+def clean_mask(mask: Mask, scale: float, min_area: float) -> tuple[Mask, Boxes]:
+    """Removes specks and thin lines from a mask [H, W], closes gaps, and finds connected components and their boxes.
+
+    The structuring elements grow with `scale`, mask pixels per picture pixel along a side. Components smaller than
+    `min_area` mask pixels are removed.
+    """
+    pixels: Image = mask.astype(np.uint8)
+    # At scale 2, opening with 3 px and closing with 5 px; at scale 1 no opening, which would remove thin limbs.
+    for operation, radius in ((cv2.MORPH_OPEN, int(scale / 2)), (cv2.MORPH_CLOSE, round(scale))):
+        element = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))
+        pixels = cv2.morphologyEx(pixels, operation, element)
+    _, components, statistics, _ = cv2.connectedComponentsWithStats(pixels, connectivity=8)
+    kept = statistics[:, cv2.CC_STAT_AREA] >= min_area
+    kept[0] = False  # component 0 is the background
+    return kept[components], statistics[kept, :4].astype(np.float64)
+
+
+def _blurred(image: Image, deviation: float) -> Image:
+    return cv2.GaussianBlur(image, (0, 0), deviation) if deviation > 0 else image
+
+
+def _read_file(path: Path) -> Iterator[tuple[str, Image]]:
+    capture, number = cv2.VideoCapture(str(path)), 0
+    while (result := capture.read())[0]:
+        number += 1
+        yield f"frame {number} of {path}", result[1]
+    if number == 0:
+        raise ValueError(f"expected a video that OpenCV can read, got {path}, which is not a video or is damaged")
+    announced = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    if number < 0.95 * announced:  # complete files, too, can lack a few frames
+        warnings.warn(f"expected {announced} frames in {path}, decoded {number}: it may be truncated", stacklevel=2)
+
+
+def _read_folder(path: Path) -> Iterator[tuple[str, Image]]:
+    files = [file for file in path.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.name[0] != "."]
+    if not files:
+        raise ValueError(f"expected a folder with images ({', '.join(IMAGE_SUFFIXES)}), found none in {path}")
+    # Natural order: frame_2 before frame_10.
+    for file in sorted(files, key=lambda file: [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", file.name)]):
+        data = np.fromfile(file, np.uint8)  # cv2.imread cannot open non-ASCII paths on some systems
+        frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        if frame is None:
+            raise ValueError(f"expected an image that OpenCV can read, got {file}, which is not an image or is damaged")
+        yield str(file), frame
