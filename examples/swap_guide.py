@@ -71,7 +71,7 @@ def main(args: Arguments) -> None:
         if name == "no-proposal":  # propagation sees the whole image, as discovery does (paper, Appendices A and F)
             find = guide.discovery
             view = WholeImage(find.image_encoder, units)
-            follow = PropagationGuide(find.glimpse_encoder, scene.what_dim, units, view=view)
+            follow = PropagationGuide(find.glimpse_encoder, units, view=view)
             guide = SQAIRGuide(find, follow, scene)
         check_sites(model, guide, test.frames[:3])
 
