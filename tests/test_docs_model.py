@@ -158,9 +158,7 @@ def test_sizes_of_the_priors_and_guides() -> None:
     assert {cells[0]: stated(cells[3]) for cells in rows("guide |")} == {
         "discovery": size(guide.discovery),
         "propagation": size(guide.propagation),
-        "propagation, relation RNN sees the whole image": size(
-            follow(glimpse, 256, view=guides.WholeImage(image, 256))
-        ),
+        "propagation, relation RNN sees the whole image": size(follow(glimpse, 256, view=whole)),
         "propagation, relation RNN sees nothing": size(follow(glimpse, 256, view=guides.NoView())),
         "no propagation": 0,
     }

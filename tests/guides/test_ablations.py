@@ -68,13 +68,10 @@ def exactness() -> ModuleType:
 
 @pytest.mark.parametrize("ablation", ABLATIONS)
 class TestEvery:
-    def test_sites_are_the_models(self, ablation: Ablation) -> None:
-        model, guide = programs(ablation)
-        check_sites(model, guide, video())
-
-    def test_every_parameter_gets_a_finite_gradient(self, ablation: Ablation) -> None:
-        model, guide = programs(ablation)
-        model, guide, frames = model.double(), guide.double(), video().double()
+    def test_sites_and_gradients(self, ablation: Ablation) -> None:
+        model, guide = (program.double() for program in programs(ablation))
+        frames = video().double()
+        check_sites(model, guide, frames)
         for parameter in guide.parameters():
             with torch.no_grad():  # a weight of zero would block gradients
                 parameter += 0.01 * torch.randn_like(parameter)

@@ -220,12 +220,6 @@ class TestParticles:
         assert particles.log_weight.shape == (4, B)
         assert shapes == [(B, 8)] * T
 
-    def test_particles_differ(self):
-        model, guide = programs()
-        weight = log_weights(model, guide, (video(),), num_particles=4, max_plate_nesting=1).log_weight
-        assert weight.isfinite().all()
-        assert all(len(set(column.tolist())) == 4 for column in weight.T)
-
 
 def test_a_guide_without_parameters():
     """Contract C4: the parts of a guide may be plain functions."""

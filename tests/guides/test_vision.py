@@ -37,16 +37,6 @@ def test_encoder(batch, channels, masked):
     torch.testing.assert_close(appearance.scale, F.softplus(scale) + 0.01)
 
 
-def test_only_pixels_inside_the_box_are_encoded():
-    encoder = glimpse_encoder()
-    where = torch.tensor([[-2.0, -2.0, 0.0, 0.0]])  # a small box in the middle
-    frame = torch.rand(1, 1, 20, 20)
-    other = torch.rand(1, 1, 20, 20)
-    other[..., 6:14, 6:14] = frame[..., 6:14, 6:14]
-    assert torch.equal(encoder(frame, where).loc, encoder(other, where).loc)
-    assert not torch.equal(encoder(frame, where).loc, encoder(1 - frame, where).loc)
-
-
 def test_where_gets_a_gradient():
     where = torch.zeros(5, 4, requires_grad=True)
     glimpse_encoder()(torch.rand(5, 1, 9, 12), where).loc.sum().backward()

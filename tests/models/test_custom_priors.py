@@ -104,13 +104,3 @@ def test_discovery_prior_as_a_function():
     model = SQAIR(one_at_a_time, random_walk, mlp_renderer(SCENE, 8), SCENE)
     check_sites(model, SQAIRGuide.build(SCENE, 8), VIDEO)
     assert any(state.objects.pres.any() for state in model(VIDEO))
-
-
-def test_an_error_in_a_prior_leaves_no_handlers_on_the_stack():
-    def broken(previous, memory, slots):
-        for _ in slots:
-            raise RuntimeError("an error of the user")
-
-    with pytest.raises(RuntimeError, match="an error of the user"):
-        make_model(broken)
-    assert not pyro.poutine.runtime._PYRO_STACK

@@ -67,6 +67,7 @@ class TestPresenceLogits:
         for room in range(N + 1):
             logits = presence_logits(count_logits, torch.full((len(count_logits),), float(room)))
             assert logits.shape == (len(count_logits), N)
+            assert (torch.sigmoid(logits[:, room:]) < 1e-30).all()  # closed slots are empty
             expected = count_logits[:, : room + 1].log_softmax(-1)
             for count in range(room + 1):
                 torch.testing.assert_close(log_prob_of_count(logits, count, room), expected[:, count], **tolerance)
@@ -79,10 +80,6 @@ class TestPresenceLogits:
             assert logits.shape == (*torch.broadcast_shapes(shape, room.shape), N)
             single = presence_logits(count_logits.expand(*logits.shape[:-1], N + 1)[..., 1, 0, :], torch.tensor(3.0))
             torch.testing.assert_close(logits[..., 1, 0, :], single)
-
-    def test_closed_slots_are_empty(self):
-        logits = presence_logits(torch.randn(N + 1), torch.tensor(2.0))
-        assert (torch.sigmoid(logits[2:]) < 1e-30).all()
 
     def test_gradients(self):
         count_logits = torch.randn(N + 1, dtype=torch.float64, requires_grad=True)
@@ -165,9 +162,6 @@ class TestSizedWhere:
 
 
 class TestDiscoveryPrior:
-    def prior(self, **kwargs) -> DiscoveryPrior:
-        return DiscoveryPrior(N, D, SetEncoder(D, 8), **kwargs).double()
-
     def run(self, prior, scene, first=True):
         slots = DiscoverySlots(scene)
         with pyro.plate("sequences", scene.pres.shape[-2], dim=-1):
@@ -178,7 +172,7 @@ class TestDiscoveryPrior:
     @pytest.mark.parametrize("first", [True, False])
     def test_log_prob_is_that_of_the_categorical_count(self, first):
         """The log-probabilities of all presences add up to that of their number."""
-        prior = self.prior()
+        prior = DiscoveryPrior(N, D, SetEncoder(D, 8)).double()
         torch.nn.init.normal_(prior.count.bias)
         torch.nn.init.normal_(prior.count.later)
         scene = propagated(torch.arange(N + 1).repeat(20))
@@ -195,12 +189,10 @@ class TestDiscoveryPrior:
         )
 
     def test_what_is_standard_normal(self):
-        prior, scene = self.prior(count=FixedCount(-50.0, 0.0)), propagated(torch.tensor([0, 1]))
+        prior = DiscoveryPrior(N, D, SetEncoder(D, 8), FixedCount(-50.0, 0.0)).double()
+        scene = propagated(torch.tensor([0, 1]))
         trace, slots = self.run(prior, scene)
         site = trace.nodes["disc_0/what"]
         expected = dist.Normal(0.0, 1.0).log_prob(site["value"]).sum(-1)
         torch.testing.assert_close(site["log_prob"], expected)
         assert slots.objects(None, D, scene.pres).num_present.tolist() == [4.0, 3.0]
-
-    def test_default_count_is_learned(self):
-        assert isinstance(self.prior().count, CategoricalCount)

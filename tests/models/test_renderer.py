@@ -55,19 +55,6 @@ def test_sum_of_glimpses(batch):
         torch.testing.assert_close(result[b], slow_render(program, single))
 
 
-def test_image_of_an_empty_scene_is_zero():
-    objects = objects_of(torch.zeros(5, N))
-    assert (renderer()(objects).abs() < 1e-4).all()
-
-
-def test_absent_objects_do_not_change_the_image():
-    program, objects = renderer(), objects_of(torch.tensor([[1.0, 0, 0]] * 5))
-    other = objects._replace(where=objects.where.clone(), what=objects.what.clone())
-    other.where[:, 1:] = 5.0
-    other.what[:, 1:] = -7.0
-    assert torch.equal(program(objects), program(other))
-
-
 def test_output_scale_is_a_parameter():
     assert mlp_renderer(SCENE, 8).scale == 0.25
     program = mlp_renderer(SCENE, 8, output_scale=2.0, std=0.1)

@@ -171,10 +171,9 @@ class TestRSQAIR:
     @pytest.mark.parametrize("kind", MODULES)
     def test_trains_with_four_slots_and_runs_with_eight(self, kind):
         relations = MODULES[kind](D)
-        small = SceneConfig(4, D, image_size=(12, 12), glimpse_size=(6, 6))
-        large = SceneConfig(8, D, image_size=(12, 12), glimpse_size=(6, 6))
+        scene = SceneConfig(4, D, image_size=(12, 12), glimpse_size=(6, 6))
         frames = torch.rand(3, 2, 1, 12, 12)
-        model, guide = self.programs(relations, small)
+        model, guide = self.programs(relations, scene)
         check_sites(model, guide, frames)
         VIMCO(2)(model, guide)(frames).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in relations.parameters())
@@ -182,7 +181,7 @@ class TestRSQAIR:
 
         model, guide = with_slots(8, model, guide)
         assert model.propagation_prior.relations is guide.propagation.relations is not relations
-        assert model.scene == guide.scene == large
+        assert model.scene.num_slots == guide.scene.num_slots == 8
         check_sites(model, guide, frames)
         VIMCO(2)(model, guide)(frames)
         rollout = generate(model, frames, 3, torch.tensor([8, 7]))
