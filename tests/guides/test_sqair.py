@@ -189,7 +189,7 @@ class TestLearning:
     def test_every_parameter_gets_a_finite_gradient(self):
         model, guide = programs(stay=2.0, find=2.0)
         model, guide, frames = model.double(), guide.double(), video(3, 8).double()
-        for parameter in {*model.parameters(), *guide.parameters()}:
+        for parameter in dict.fromkeys((*model.parameters(), *guide.parameters())):
             with torch.no_grad():  # a weight of zero would block gradients
                 parameter += 0.01 * torch.randn_like(parameter)
         loss = VIMCO(3)(model, guide)(frames)
@@ -211,14 +211,13 @@ class TestLearning:
         assert all((state.objects.pres == 0).all() for state in guide(video()))
 
 
-class TestParticles:
-    def test_images_are_encoded_once_for_all_particles(self):
-        model, guide = programs()
-        shapes = []
-        guide.discovery.image_encoder.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
-        particles = log_weights(model, guide, (video(),), num_particles=4, max_plate_nesting=1)
-        assert particles.log_weight.shape == (4, B)
-        assert shapes == [(B, 8)] * T
+def test_images_are_encoded_once_for_all_particles():
+    model, guide = programs()
+    shapes = []
+    guide.discovery.image_encoder.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
+    particles = log_weights(model, guide, (video(),), num_particles=4, max_plate_nesting=1)
+    assert particles.log_weight.shape == (4, B)
+    assert shapes == [(B, 8)] * T
 
 
 def test_a_guide_without_parameters():
