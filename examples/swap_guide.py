@@ -46,11 +46,10 @@ def main(
 
     torch.manual_seed(seed)  # of the weights of our own guide
     model, guide = experiment.programs()
-    find, units, scene = guide.discovery, experiment.system.hidden_size, experiment.scene
+    find, units = guide.discovery, experiment.system.hidden_size
     # Propagation sees the whole image, as discovery does, instead of a glimpse where the object is expected.
-    view = WholeImage(find.image_encoder, units)
-    follow = PropagationGuide(find.glimpse_encoder, scene.what_dim, units, view=view)
-    pairs = {"paper": None, "no-proposal": (model, SQAIRGuide(find, follow, scene))}
+    follow = PropagationGuide(find.glimpse_encoder, units, view=WholeImage(find.image_encoder, units))
+    pairs = {"paper": None, "no-proposal": (model, SQAIRGuide(find, follow, experiment.scene))}
 
     print(f"{'':<12}" + "".join(f"{column:>21}" for column in COLUMNS))
     for name, programs in pairs.items():

@@ -48,17 +48,19 @@ class NoView(nn.Module):
 
 
 class ForgetfulPropagationGuide:
-    """Lets go of every object, so that each frame is discovered anew.
+    """Removes every object, so each frame is discovered anew.
 
-    At a probability of exactly zero the weights would be finite and wrong: no particle could tell of an object that
-    stays, and their average would be the evidence of the histories in which none does. So an object stays now and then;
-    it is then drawn around where and as it was, and its presence adds -log(stay) nats (13.8) to a log weight. The
-    average weight is p(x) again, in principle: by default such particles are too rare to count on, and the bound that
-    one sees is that of discovery alone.
+    With a probability of exactly zero, importance weights would be biased: no particle would contain an object that
+    stays. So an object stays with a small probability, with ``where`` and ``what`` drawn around the previous ones, and
+    its presence then adds -log(stay) nats (13.8) to the log weight. The mean weight is an unbiased estimate of p(x).
+    With the default such particles are so rare that in practice the bound is that of discovery alone.
 
     Args:
         stay: the probability that an object stays.
         std: the standard deviation of its ``where`` and ``what`` around the previous ones.
+
+    Raises:
+        ValueError: if `stay` is not in (0, 1) or `std` is not positive.
     """
 
     def __init__(self, stay: float = 1e-6, std: float = 1.0) -> None:

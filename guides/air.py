@@ -37,6 +37,6 @@ class AIRGuide(SQAIRGuide):
             hidden_size: units of every network.
             vision: encoders of images and glimpses; the default is that of MLP-SQAIR.
         """
-        image, features, glimpse = mlp_vision(scene, hidden_size) if vision is None else vision
-        sizes = scene.what_dim, hidden_size
-        return cls(DiscoveryGuide(image, features, NoContext(), glimpse, *sizes, search=scene.box), scene)
+        if vision is None:
+            vision = mlp_vision(scene, hidden_size)
+        return cls(DiscoveryGuide(vision, NoContext(), hidden_size, initial_where=scene.box), scene)

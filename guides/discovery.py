@@ -11,66 +11,59 @@ import torch
 from torch import Tensor, nn
 
 from pyro_sqair.guides.baselines import baseline_options
-from pyro_sqair.guides.glimpse import GlimpseEncoder
+from pyro_sqair.guides.vision import Vision
 from pyro_sqair.nn.networks import MLP, NoContext, SetEncoder, VanillaRNN, join, positive_scale
 from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.slots import Slots
 
 
-def start_from(where: MLP, box: tuple[float, ...]) -> None:
-    """Moves the mean that a fresh network gives ``where`` to a box, given as logits."""
-    if len(box) != 4:
-        raise ValueError(f"expected the four logits of a box to search from, got {tuple(box)}")
-    output = where[-1]
-    assert isinstance(output, nn.Linear)
-    with torch.no_grad():
-        output.bias[:4] += output.bias.new_tensor(box)
-
-
 class DiscoveryGuide(nn.Module):
-    """Looks at the whole image and at what was propagated, and picks out new objects one by one.
+    """Finds new objects one by one, given the whole image and the propagated objects.
 
-    Presence is drawn last, when the object has been looked at, as in the released code (Algorithm 3 draws it first).
+    Presence is drawn after ``where`` and ``what``, as in the released code (Algorithm 3 draws it first).
 
     Args:
-        image_encoder: maps flat images of shape ``[B, C H W]`` to ``[B, image_features]``.
-        image_features: size of its output.
+        vision: encoders of the image and of glimpses; propagation shares the latter.
         encoder: summarises the propagated objects (Eq. 6).
-        glimpse_encoder: shared with propagation.
-        what_dim: the dimension D of ``what``.
         hidden_size: units of the recurrent network and the perceptrons.
-        presence_bias: the logit of finding one more object starts here.
-        scale_bias: the softplus of this is where the standard deviations of ``where`` start.
-        search: about where the means of ``where`` start, as logits; None for half the image's sides, in the middle.
-        baseline: predicts the cost downstream of ``pres`` from what is known before that is drawn, ``[*, F]`` to
-            ``[*]`` where F = hidden_size + what_dim, for :class:`~pyro_sqair.infer.NVIL`; it learns by its own loss.
+        presence_bias: initial bias of the logit of presence.
+        scale_bias: the initial standard deviations of ``where`` are about the softplus of this.
+        initial_where: initial mean of ``where``, four logits; None for a box of half the image's sides in the middle.
+        baseline: predicts the cost downstream of ``pres`` from the hidden state and ``what``, ``[*, F]`` to ``[*]``
+            with F = hidden_size + D, for :class:`~pyro_sqair.infer.NVIL`. It is trained by its own loss.
+
+    Raises:
+        ValueError: if `initial_where` does not have four numbers.
     """
 
     def __init__(
         self,
-        image_encoder: nn.Module,
-        image_features: int,
+        vision: Vision,
         encoder: SetEncoder | NoContext,
-        glimpse_encoder: GlimpseEncoder,
-        what_dim: int,
         hidden_size: int,
         presence_bias: float = 1.0,
         scale_bias: float = -3.0,
-        search: tuple[float, ...] | None = None,
+        initial_where: tuple[float, ...] | None = None,
         baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        self.image_encoder = image_encoder
+        self.image_encoder = vision.image
         self.encoder = encoder
-        self.glimpse_encoder = glimpse_encoder
-        self.what_dim = what_dim
-        # may another object be found, and the what, where and pres found before
-        self.rnn = VanillaRNN([image_features, encoder.output_size], 1 + what_dim + 4 + 1, hidden_size)
+        self.glimpse_encoder = vision.glimpse
+        self.what_dim = vision.glimpse.what_dim
+        # The input is a flag for a free slot, and what, where and pres of the previous slot.
+        latent = self.what_dim + 4 + 1
+        self.rnn = VanillaRNN([vision.image_features, encoder.output_size], 1 + latent, hidden_size)
         self.where = MLP(hidden_size, [hidden_size, hidden_size], 8)
-        if search is not None:
-            start_from(self.where, search)
+        if initial_where is not None:
+            if len(initial_where) != 4:
+                raise ValueError(f"expected four logits for initial_where, got {tuple(initial_where)}")
+            output = self.where[-1]
+            assert isinstance(output, nn.Linear)
+            with torch.no_grad():
+                output.bias[:4] += torch.tensor(initial_where)
         self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
-        self.pres = MLP(hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
+        self.pres = MLP(hidden_size + self.what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
         self.baseline = baseline
 
     def forward(self, frame: Tensor, propagated: Objects, slots: Slots) -> None:
@@ -87,15 +80,15 @@ class DiscoveryGuide(nn.Module):
         what, where = frame.new_zeros(self.what_dim), frame.new_zeros(4)
         pres = frame.new_ones(())
         for i in slots:  # line 5
-            allowed = slots.is_open(i).to(frame.dtype)
-            x = join(allowed.unsqueeze(-1), what, where, pres.unsqueeze(-1))
+            is_open = slots.is_open(i).to(frame.dtype)
+            x = join(is_open.unsqueeze(-1), what, where, pres.unsqueeze(-1))
             hidden = self.rnn(context, x, hidden)  # line 6
             loc, scale = self.where(hidden).chunk(2, -1)
             scale = positive_scale(scale + self.scale_bias)
             where = pyro.sample("where", dist.Normal(loc, scale).to_event(1))  # line 10
-            seen = self.glimpse_encoder(frame, where)  # lines 11-12
-            what = pyro.sample("what", dist.Normal(*seen).to_event(1))  # line 13
-            known = join(hidden, what)
-            logits = self.pres(known).squeeze(-1)
-            infer = baseline_options(self.baseline, known)
+            appearance = self.glimpse_encoder(frame, where)  # lines 11-12
+            what = pyro.sample("what", dist.Normal(*appearance).to_event(1))  # line 13
+            features = join(hidden, what)
+            logits = self.pres(features).squeeze(-1)
+            infer = baseline_options(self.baseline, features)
             pres = pyro.sample("pres", dist.Bernoulli(logits=logits), infer=infer)  # line 7

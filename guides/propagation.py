@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import pyro
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_sqair.guides.baselines import baseline_options
-from pyro_sqair.guides.glimpse import GlimpseEncoder, GlimpseMask
+from pyro_sqair.guides.vision import Appearance, GlimpseEncoder
 from pyro_sqair.nn.networks import GRU, MLP, VanillaRNN, join, positive_scale
 from pyro_sqair.nn.relations import NoRelations, Relations
 from pyro_sqair.scene.distributions import CorrelatedNormal
@@ -22,7 +23,11 @@ from pyro_sqair.scene.slots import Slots
 
 
 class SharedFactor(nn.Module):
-    """A lower-triangular matrix with a positive diagonal, the identity at first."""
+    """A learned lower-triangular matrix with a positive diagonal; it starts as the identity.
+
+    Args:
+        size: the number E of rows.
+    """
 
     index: Tensor
 
@@ -39,10 +44,10 @@ class SharedFactor(nn.Module):
 
 
 class GatedAppearance(nn.Module):
-    """Blends an object's past appearance, what is seen of it now, and what is expected of it.
+    """The distribution of ``what`` in propagation, as in the released code.
 
-    ``what`` = f what_{t-1} + (1 - i) seen + (1 - tau) expected, with gates f, i, tau from the temporal state, as in the
-    released code.
+    The mean is f what_{t-1} + (1 - i) glimpse + (1 - tau) expected. The temporal state gives the gates f, i and tau
+    and the expected appearance.
 
     Args:
         state_size: dimension of the temporal state h^T.
@@ -55,38 +60,29 @@ class GatedAppearance(nn.Module):
         self.gates = nn.Linear(state_size, 3 * what_dim)
         nn.init.ones_(self.gates.bias)
 
-    def forward(self, state: Tensor, previous: Tensor, seen_loc: Tensor, seen_scale: Tensor) -> dist.Distribution:
-        """The law of ``what`` given h_t^T, ``what_{t-1}`` and the encoded glimpse; batch shape ``[*]``."""
+    def forward(self, state: Tensor, previous: Tensor, glimpse: Appearance) -> dist.Distribution:
+        """The distribution given h_t^T, ``what_{t-1}`` and the encoded glimpse; batch shape ``[*]``."""
         loc, scale = self.expected(state).chunk(2, -1)
-        scale = positive_scale(scale)
-        # short of 1, so that the standard deviation stays positive
+        # Gates stay below 1, so that the standard deviation is positive.
         keep, skip, tau = (torch.sigmoid(self.gates(state)) * 0.9999).chunk(3, -1)
-        loc = keep * previous + (1 - skip) * seen_loc + (1 - tau) * loc
-        return dist.Normal(loc, (1 - skip) * seen_scale + (1 - tau) * scale).to_event(1)
+        loc = keep * previous + (1 - skip) * glimpse.loc + (1 - tau) * loc
+        return dist.Normal(loc, (1 - skip) * glimpse.scale + (1 - tau) * positive_scale(scale)).to_event(1)
 
 
 class View(Protocol):
     """What the relation RNN sees of the frame before an object has been located (Algorithm 2, lines 6-8).
 
+    It is called with x_t of shape ``[B, C, H, W]``, z_{t-1} of shape ``[*, n]``, the temporal states h_{t-1}^T of shape
+    ``[*, n, hidden]`` and the masks of the glimpses, ``[*, n, h w]``. It returns features of a shape that broadcasts to
+    ``[*, n, F]``.
+
     Attributes:
-        size: F, the number of features per object.
+        size: the number F of features per object.
     """
 
     size: int
 
-    def __call__(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
-        """Features of the frame for every object of the previous frame.
-
-        Args:
-            frame: x_t, shape ``[B, C, H, W]``.
-            previous: z_{t-1}, shape ``[*, n]``.
-            memory: the temporal states h_{t-1}^T, shape ``[*, n, hidden]``.
-            mask: the masks of the glimpses, shape ``[*, n, h w]``.
-
-        Returns:
-            Shape ``[*, n, F]``, or a shape that broadcasts to it.
-        """
-        ...
+    def __call__(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor: ...
 
 
 class ProposalGlimpse(nn.Module):
@@ -96,13 +92,12 @@ class ProposalGlimpse(nn.Module):
 
     Args:
         glimpse_encoder: shared with the final glimpse and with discovery.
-        what_dim: the dimension D of ``what``, which is also F.
-        hidden_size: units of the temporal RNN.
+        hidden_size: dimension of the temporal state h^T.
     """
 
-    def __init__(self, glimpse_encoder: GlimpseEncoder, what_dim: int, hidden_size: int) -> None:
+    def __init__(self, glimpse_encoder: GlimpseEncoder, hidden_size: int) -> None:
         super().__init__()
-        self.size = what_dim
+        self.size = glimpse_encoder.what_dim
         self.glimpse_encoder = glimpse_encoder
         self.proposal = MLP(hidden_size, [128], 4)
 
@@ -113,28 +108,26 @@ class ProposalGlimpse(nn.Module):
 
 
 class PropagationGuide(nn.Module):
-    """Follows every object of the previous frame into this one, or lets it go.
+    """Finds every object of the previous frame in this frame, or removes it.
 
-    It does not see the whole image but only a proposal glimpse where the object is expected, which keeps objects from
-    swapping identities (paper, Appendices A and F), and then a final glimpse where it is found.
+    Each object is located from a proposal glimpse at its expected location, and described from a final glimpse at the
+    location drawn. The guide does not see the whole image, so objects do not swap identities (paper, Appendices A, F).
 
     Args:
         glimpse_encoder: shared with discovery.
-        what_dim: the dimension D of ``what``.
         hidden_size: units of the recurrent networks and the perceptrons.
-        presence_bias: the logit of an object's staying starts here.
-        scale_bias: the softplus of this is where the standard deviations of ``where`` start.
-        relations: what objects do to each other, which both recurrent networks are told (R-SQAIR, Eq. 4); nothing if
-            not given.
-        baseline: predicts the cost downstream of ``pres`` from what is known before that is drawn, ``[*, F]`` to
-            ``[*]`` where F = 2 hidden_size + what_dim, for :class:`~pyro_sqair.infer.NVIL`; it learns by its own loss.
+        presence_bias: initial bias of the logit of presence.
+        scale_bias: the initial standard deviations of ``where`` are about the softplus of this.
+        relations: effects of objects on each other, an input of both recurrent networks (R-SQAIR, Eq. 4); None for
+            SQAIR.
+        baseline: predicts the cost downstream of ``pres`` from both hidden states and ``what``, ``[*, F]`` to ``[*]``
+            with F = 2 hidden_size + D, for :class:`~pyro_sqair.infer.NVIL`. It is trained by its own loss.
         view: what the relation RNN sees of the frame; the default is :class:`ProposalGlimpse`.
     """
 
     def __init__(
         self,
         glimpse_encoder: GlimpseEncoder,
-        what_dim: int,
         hidden_size: int,
         presence_bias: float = 5.0,
         scale_bias: float = -4.0,
@@ -143,13 +136,14 @@ class PropagationGuide(nn.Module):
         view: View | None = None,
     ) -> None:
         super().__init__()
-        self.what_dim = what_dim
         self.glimpse_encoder = glimpse_encoder
-        self.view = ProposalGlimpse(glimpse_encoder, what_dim, hidden_size) if view is None else view
-        self.mask = GlimpseMask(hidden_size, glimpse_encoder.glimpse_size)
+        self.view = ProposalGlimpse(glimpse_encoder, hidden_size) if view is None else view
+        self.mask = MLP(hidden_size, [128], math.prod(glimpse_encoder.glimpse_size), output_bias=1.0)
         self.relations = NoRelations() if relations is None else relations
-        latent, effect = what_dim + 4 + 1, self.relations.size
-        self.relation = VanillaRNN([self.view.size, latent + effect, hidden_size], latent, hidden_size)
+        what_dim, effect = glimpse_encoder.what_dim, self.relations.size
+        self.latent_size = what_dim + 4 + 1
+        context_sizes = [self.view.size, self.latent_size + effect, hidden_size]
+        self.relation = VanillaRNN(context_sizes, self.latent_size, hidden_size)
         self.where = MLP(2 * hidden_size + 4, [hidden_size, hidden_size], 8)
         self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
         self.factor = SharedFactor(4)
@@ -157,8 +151,8 @@ class PropagationGuide(nn.Module):
         self.what = GatedAppearance(hidden_size, what_dim)
         self.pres = MLP(2 * hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
         self.baseline = baseline
-        self.sizes = (hidden_size, self.relations.state_size)
-        self.register_buffer("initial_memory", torch.zeros(sum(self.sizes)), persistent=False)
+        self.memory_sizes = (hidden_size, self.relations.state_size)
+        self.register_buffer("initial_memory", torch.zeros(sum(self.memory_sizes)), persistent=False)
 
     def forward(self, frame: Tensor, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
         """Draws ``where``, ``what`` and ``pres`` in every slot.
@@ -173,36 +167,35 @@ class PropagationGuide(nn.Module):
             h_t^T and the new state of the relations, shape ``[*, N, hidden + S]``.
         """
         previous = trim_slots(previous)
-        memory, related = memory[..., : previous.pres.shape[-1], :].split(self.sizes, -1)
-        effect, related = self.relations(previous, related)
-        mask = self.mask(memory)
+        memory, relation_state = memory[..., : previous.pres.shape[-1], :].split(self.memory_sizes, -1)
+        effect, relation_state = self.relations(previous, relation_state)
+        mask = torch.sigmoid(self.mask(memory))  # the pixels of the glimpse that are expected to belong to the object
         gamma = join(previous.what, previous.where, previous.pres.unsqueeze(-1), effect)
         context = self.relation.context(self.view(frame, previous, memory, mask), gamma, memory)
-        # Taken apart once: the gradient of an indexed slice is a whole tensor of zeros with that slice in it.
+        # unbind instead of indexing: the gradient of an indexed slice is a full tensor of zeros with that slice in it.
         contexts, masks, memories = context.unbind(-2), mask.unbind(-2), list(memory.unbind(-2))
         wheres, whats, effects = previous.where.unbind(-2), previous.what.unbind(-2), effect.unbind(-2)
         factor = self.factor()
 
         hidden = self.relation.initial  # line 1
-        other = frame.new_zeros(self.what_dim + 4 + 1)  # the object visited before, z_t^j
+        other = frame.new_zeros(self.latent_size)  # z_t^j, the object of the slot before
         for i in slots:  # lines 3-5
             state = memories[i]
             hidden = self.relation(contexts[i], other, hidden)  # line 9, Eq. 14
 
             change, scale = self.where(join(hidden, wheres[i], state)).chunk(2, -1)
             scale = positive_scale(scale + self.scale_bias)
-            law = CorrelatedNormal(wheres[i] + change, scale, factor)
-            where = pyro.sample("where", law)  # line 10
+            where = pyro.sample("where", CorrelatedNormal(wheres[i] + change, scale, factor))  # line 10
 
-            seen = self.glimpse_encoder(frame, where, masks[i])  # lines 11-12
-            memories[i] = self.temporal(join(hidden, where, *seen, effects[i]), state)  # line 13, Eq. 15
-            what = pyro.sample("what", self.what(memories[i], whats[i], *seen))  # line 14
+            appearance = self.glimpse_encoder(frame, where, masks[i])  # lines 11-12
+            memories[i] = self.temporal(join(hidden, where, *appearance, effects[i]), state)  # line 13, Eq. 15
+            what = pyro.sample("what", self.what(memories[i], whats[i], appearance))  # line 14
 
-            known = join(hidden, memories[i], what)
-            logits = self.pres(known).squeeze(-1)
-            infer = baseline_options(self.baseline, known)
+            features = join(hidden, memories[i], what)
+            logits = self.pres(features).squeeze(-1)
+            infer = baseline_options(self.baseline, features)
             pres = pyro.sample("pres", dist.Bernoulli(logits=logits), infer=infer)  # line 15, Eq. 13
             other = join(what, where, pres.unsqueeze(-1))  # line 16
         batch = batch_shape(*(m.shape for m in memories))
         memory = torch.stack([m.expand(batch) for m in memories], -2)
-        return pad_slots(join(memory, related), slots.num)
+        return pad_slots(join(memory, relation_state), slots.num)

@@ -20,22 +20,22 @@ from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slo
 
 
 class PropagationGuideProgram(Protocol):
-    """Draws every slot of propagation and returns the new memory, shape ``[*, N, M]`` or None.
+    """A propagation guide: draws every slot and returns the new memory, shape ``[*, N, M]``, or None.
 
-    What an object just discovered starts with is its attribute ``initial_memory``, shape ``[M]``, if it has one.
+    An optional attribute ``initial_memory``, shape ``[M]``, is the memory of an object just discovered.
     """
 
     def __call__(self, frame: Tensor, previous: Objects, memory: Tensor | None, slots: Slots) -> Tensor | None: ...
 
 
 class DiscoveryGuideProgram(Protocol):
-    """Draws every slot of discovery given the frame and the propagated objects."""
+    """A discovery guide: draws every slot given the frame and the propagated objects."""
 
     def __call__(self, frame: Tensor, propagated: Objects, slots: Slots) -> None: ...
 
 
 class SQAIRGuide(Program):
-    r"""Objects are followed from frame to frame, and new ones are discovered (Eq. 4).
+    r"""Propagates objects from frame to frame and discovers new ones (Eq. 4).
 
     .. code-block:: text
 
@@ -52,10 +52,10 @@ class SQAIRGuide(Program):
     Args:
         discovery: any :class:`DiscoveryGuideProgram`.
         propagation: any :class:`PropagationGuideProgram`; None to propagate nothing (see :class:`AIRGuide`).
-        scene: the sizes it shares with the model.
+        scene: sizes shared with the model.
 
     Raises:
-        ValueError: if a part draws wrong sites or shapes; with the numbers.
+        ValueError: if a part draws wrong sites or shapes.
     """
 
     def __init__(
@@ -68,11 +68,11 @@ class SQAIRGuide(Program):
 
     @property
     def fresh_memory(self) -> Tensor | None:
-        """What the propagation guide remembers of an object just discovered."""
+        """The propagation guide's memory of an object just discovered."""
         return getattr(self.part("propagation"), "initial_memory", None)
 
     def propagate(self, frame: Tensor, state: State) -> tuple[Objects, Tensor | None]:
-        """q^P(z_t^{P_t} | x_t, z_{t-1}, h_{t-1}^T): finds the objects of the previous frame again (Algorithm 2)."""
+        """q^P(z_t^{P_t} | x_t, z_{t-1}, h_{t-1}^T): finds the objects of the previous frame (Algorithm 2)."""
         previous, slots = state.objects, PropagationSlots(state.objects)
         with slots.phase_prefix():
             memory = self.part("propagation")(frame, previous, state.memory, slots)
@@ -88,7 +88,7 @@ class SQAIRGuide(Program):
     def step(self, t: int, state: State, frame: Tensor | None = None) -> State:
         """Infers the objects of one frame. See :meth:`Program.step`."""
         if frame is None:
-            raise ValueError(f"expected a frame to look at in step {t} of the guide, got None")
+            raise ValueError(f"expected a frame in step {t} of the guide, got None")
         with Prefix(f"frame_{t}"):
             if t == 0 or self.part("propagation") is None:
                 propagated, memory = no_objects(len(frame), self.scene, frame), state.memory
@@ -113,18 +113,16 @@ class SQAIRGuide(Program):
         Args:
             scene: sizes of images, glimpses and latents.
             hidden_size: units of every network.
-            encoder: summarises propagated objects; pass the model's own to share it, as the released code does.
-            vision: encoders of image and glimpses; the default are those of MLP-SQAIR.
-            relations: what objects do to each other (R-SQAIR); pass the model's own to share it.
+            encoder: summarises propagated objects; pass the model's to share it, as in the released code.
+            vision: encoders of images and glimpses; the default is that of MLP-SQAIR.
+            relations: effects of objects on each other (R-SQAIR); pass the model's to share them.
             discovery_baseline: see :class:`DiscoveryGuide`.
             propagation_baseline: see :class:`PropagationGuide`.
         """
         if encoder is None:
             encoder = SetEncoder(scene.what_dim, hidden_size)
-        image, features, glimpse = mlp_vision(scene, hidden_size) if vision is None else vision
-        sizes = scene.what_dim, hidden_size
-        return cls(
-            DiscoveryGuide(image, features, encoder, glimpse, *sizes, search=scene.box, baseline=discovery_baseline),
-            PropagationGuide(glimpse, *sizes, relations=relations, baseline=propagation_baseline),
-            scene,
-        )
+        if vision is None:
+            vision = mlp_vision(scene, hidden_size)
+        discovery = DiscoveryGuide(vision, encoder, hidden_size, initial_where=scene.box, baseline=discovery_baseline)
+        propagation = PropagationGuide(vision.glimpse, hidden_size, relations=relations, baseline=propagation_baseline)
+        return cls(discovery, propagation, scene)

@@ -16,7 +16,7 @@ from pyro_sqair.scene.slots import Prefix
 
 
 class VRNNGuide(Program):
-    """q(z_t | z_{t-1}, x_{<=t}): a Gaussian, its mean and standard deviation from perceptrons of [o_t, psi_x(x_t)].
+    """q(z_t | z_{t-1}, x_{<=t}): a Gaussian whose mean and standard deviation are perceptrons of [o_t, psi_x(x_t)].
 
     Args:
         backbone: the recurrent network, shared with the model.
@@ -36,12 +36,12 @@ class VRNNGuide(Program):
     def step(self, t: int, state: VRNNState, frame: Tensor | None = None) -> VRNNState:  # type: ignore[override]
         """Infers the latent of one frame. See :meth:`Program.step`."""
         if frame is None:
-            raise ValueError(f"expected a frame to look at in step {t} of the guide, got None")
+            raise ValueError(f"expected a frame in step {t} of the guide, got None")
         backbone = self.part("backbone")
         with Prefix(f"frame_{t}"):
             output, cell = backbone(state)
-            seen = backbone.see(frame.flatten(-3))
-            features = join(output, seen)
+            image_features = backbone.encode_image(frame.flatten(-3))
+            features = join(output, image_features)
             loc, scale = self.part("loc")(features), positive_scale(self.part("scale")(features))
             z = pyro.sample("z", dist.Normal(loc, scale).to_event(1))
-        return VRNNState(state.objects, output, cell, seen, backbone.think(z))
+        return VRNNState(state.objects, output, cell, image_features, backbone.encode_latents(z))

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Generative programs: what there is to see, and how it moves."""
+"""Generative programs: priors, renderers and complete models."""
 
 from pyro_sqair.models.air import AIR
 from pyro_sqair.models.discovery import (
@@ -11,8 +11,6 @@ from pyro_sqair.models.discovery import (
     FixedCount,
     GeometricCount,
     SizedWhere,
-    presence_logits,
-    where_prior,
 )
 from pyro_sqair.models.propagation import (
     GRUPriorConfig,
@@ -45,6 +43,4 @@ __all__ = [
     "SizedWhere",
     "conv_renderer",
     "mlp_renderer",
-    "presence_logits",
-    "where_prior",
 ]

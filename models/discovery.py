@@ -17,13 +17,13 @@ from pyro_sqair.nn.networks import MIN_SCALE, MLP, NoContext, SetEncoder, join, 
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import Slots
 
-IMPOSSIBLE = -1e30  # finite, so that differences and gradients stay numbers, and far below any log-probability
+IMPOSSIBLE = -1e30  # a logit of probability 0; finite, so that differences and gradients are finite too
 
 
 class CategoricalCount(nn.Module):
     """The learned count prior p(D_t | P_t) = Categorical(0 ... N - P_t) (Eq. 8).
 
-    After the first frame it starts out expecting that nothing new appears, as in the released code.
+    Its initial bias after the first frame favours no discoveries, as in the released code.
 
     Args:
         num_slots: the largest number N of objects.
@@ -32,28 +32,23 @@ class CategoricalCount(nn.Module):
     def __init__(self, num_slots: int) -> None:
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(num_slots + 1))
-        later = torch.zeros(num_slots + 1)
-        later[0] = 10.0
-        self.later = nn.Parameter(later)
+        self.later = nn.Parameter(torch.tensor([10.0] + [0.0] * num_slots))
         self.mlp = MLP(1, [10], num_slots + 1)
         self.num_slots = num_slots
 
     def resize(self, num_slots: int) -> None:
-        """Makes room for another number N of objects; counts never seen are as likely as the largest that was.
+        """Changes N. New counts get the weights of the largest old count.
 
         Args:
-            num_slots: the new N. What was learned about numbers of propagated objects goes on to mean the same.
+            num_slots: the new N. The input is still the number of propagated objects divided by the old N.
         """
         index = torch.arange(num_slots + 1, device=self.bias.device).clamp(max=len(self.bias) - 1)
-        readout = self.mlp[-1]
-        assert isinstance(readout, nn.Linear)
-        resized = nn.Linear(readout.in_features, num_slots + 1, device=self.bias.device, dtype=self.bias.dtype)
-        with torch.no_grad():
-            self.bias = nn.Parameter(self.bias[index])
-            self.later = nn.Parameter(self.later[index])
-            resized.weight.copy_(readout.weight[index])
-            resized.bias.copy_(readout.bias[index])
-        self.mlp[-1] = resized
+        output = self.mlp[-1]
+        assert isinstance(output, nn.Linear)
+        output.out_features = num_slots + 1
+        output.weight, output.bias, self.bias, self.later = (
+            nn.Parameter(parameter.detach()[index]) for parameter in (output.weight, output.bias, self.bias, self.later)
+        )
 
     def forward(self, propagated: Objects, first: bool) -> Tensor:
         """Logits of D = 0 ... N before truncation, shape ``[*, N + 1]``.
@@ -68,11 +63,11 @@ class CategoricalCount(nn.Module):
 
 
 class FixedCount(nn.Module):
-    """A count prior that costs a fixed number of nats an object; nothing is learned.
+    """A count prior without parameters: each discovered object costs a fixed number of nats.
 
     Args:
         first: nats per object in the first frame.
-        later: nats per object discovered in later frames.
+        later: nats per object in later frames.
     """
 
     def __init__(self, first: float, later: float) -> None:
@@ -86,10 +81,10 @@ class FixedCount(nn.Module):
 
 
 class GeometricCount(FixedCount):
-    """A geometric count prior, p(D) proportional to success^D, cut off where there is no more room.
+    """A geometric count prior, p(D) proportional to success^D, truncated at the number of free slots.
 
     Args:
-        success: how much less likely each further object is, above 0 and at most 1.
+        success: the ratio p(D + 1) / p(D), above 0 and at most 1.
     """
 
     def __init__(self, success: float) -> None:
@@ -99,7 +94,7 @@ class GeometricCount(FixedCount):
 
 
 def presence_logits(count_logits: Tensor, room: Tensor) -> Tensor:
-    """Writes a truncated categorical count slot by slot (contract C6).
+    """Factorises a truncated categorical count into one Bernoulli per slot (contract C6).
 
     Args:
         count_logits: unnormalised log-probabilities of D = 0 ... N, shape ``[*, N + 1]`` or ``[N + 1]``.
@@ -111,21 +106,21 @@ def presence_logits(count_logits: Tensor, room: Tensor) -> Tensor:
     num = count_logits.shape[-1]
     fits = torch.arange(num, device=room.device) <= room.unsqueeze(-1)
     logits = torch.where(fits, count_logits, IMPOSSIBLE)
-    # log P(D > i) up to a constant, by summing from the largest count down
+    # log P(D > i) up to a constant: the cumulative sum from the largest count down.
     more = logits.flip(-1).logcumsumexp(-1).flip(-1)[..., 1:]
     return torch.where(fits[..., 1:], more - logits[..., :-1], IMPOSSIBLE)
 
 
 class AutoregressiveWhere(nn.Module):
-    """A small recurrent prior over the ``where`` of objects discovered together.
+    """A small recurrent prior of ``where``, conditioned on the propagated objects and on the slots before.
 
-    It is conditioned on what was propagated, and starts at mean (-2, -2, 0, 0) with standard deviation 1: boxes of an
-    eighth of the image, anywhere.
+    With the default mean, the initial distribution is that of boxes of about an eighth of the image's sides, anywhere.
+    The initial standard deviation is 1.
 
     Args:
-        context_size: dimension of the summary of propagated objects.
+        context_size: dimension of the encoding of propagated objects.
         hidden_size: size of the layer that reads it.
-        mean: where the prior starts, as logits.
+        mean: initial mean, as logits.
     """
 
     def __init__(
@@ -145,35 +140,35 @@ class AutoregressiveWhere(nn.Module):
             self.readout.bias.copy_(torch.tensor([*mean, *[math.log(math.expm1(1 - MIN_SCALE))] * size]))
 
     def forward(self, context: Tensor, where: Tensor, state: Tensor) -> tuple[dist.Distribution, Tensor]:
-        """The law of the next ``where``.
+        """The distribution of the next ``where``.
 
         Args:
-            context: what was propagated, from the layer ``context``, shape ``[*, hidden]``; the same for all slots.
-            where: the ``where`` drawn before, shape ``[*, 4]``.
+            context: the output of the layer ``context``, shape ``[*, hidden]``; the same for all slots.
+            where: ``where`` of the slot before, shape ``[*, 4]``.
             state: the recurrent state, shape ``[*, 4]``.
 
         Returns:
-            The law and the new state.
+            The distribution and the new state.
         """
         state = torch.tanh(self.input(where) + self.hidden(F.elu(context + self.recurrence(state))))
         loc, scale = self.readout(state).chunk(2, -1)
-        return self.law(loc, positive_scale(scale)), state
+        return self.distribution(loc, positive_scale(scale)), state
 
-    def law(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
-        """The law of ``where`` that the recurrence asks for, by its means and standard deviations."""
+    def distribution(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
+        """The distribution of ``where`` given the outputs of the recurrence."""
         return dist.Normal(loc, scale).to_event(1)
 
 
 class SizedWhere(AutoregressiveWhere):
-    """The same for objects whose size is known when they are discovered: only their places are learned.
+    """The same prior for objects of known size: the scale logits are fixed, only the shift is learned.
 
-    A plain thing is drawn as well in a box far too large as in one that fits, and then it moves within its box: nobody
-    can foresee where such a box goes. Digits need small boxes, since a glimpse has few pixels; balls do not.
+    A uniform object, such as a ball, is reconstructed equally well in a box that is too large. It then moves inside the
+    box, and the motion of the box cannot be predicted. Digits need small boxes, since a glimpse has few pixels.
 
     Args:
-        context_size: dimension of the summary of propagated objects.
-        box: the usual one, as logits; see :attr:`~pyro_sqair.scene.objects.SceneConfig.box`.
-        std: of the logits of its size.
+        context_size: dimension of the encoding of propagated objects.
+        box: initial mean, as logits; see :attr:`~pyro_sqair.scene.objects.SceneConfig.box`.
+        std: standard deviation of the scale logits.
     """
 
     size: Tensor
@@ -183,28 +178,28 @@ class SizedWhere(AutoregressiveWhere):
         self.std = std
         self.register_buffer("size", torch.tensor(box[:2]), persistent=False)
 
-    def law(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
-        """The law of ``where``, of whose size the recurrence has no say."""
+    def distribution(self, loc: Tensor, scale: Tensor) -> dist.Distribution:
+        """The distribution of ``where`` with fixed scale logits."""
         size = self.size.expand(*loc.shape[:-1], -1)
-        return super().law(join(size, loc[..., 2:]), join(torch.full_like(size, self.std), scale[..., 2:]))
+        return super().distribution(join(size, loc[..., 2:]), join(torch.full_like(size, self.std), scale[..., 2:]))
 
 
 def where_prior(scene: SceneConfig, context_size: int) -> AutoregressiveWhere:
-    """The prior of boxes for a scene: with their size, if it is known."""
+    """The prior of ``where`` for a scene: :class:`SizedWhere` if the size of objects is known."""
     if scene.box is None:
         return AutoregressiveWhere(context_size)
     return SizedWhere(context_size, scene.box, scene.object_size_std)
 
 
 class DiscoveryPrior(nn.Module):
-    """Draws the objects that enter a frame: how many, then ``where`` and ``what`` of each (Eq. 7).
+    """Draws the objects that enter a frame: their number, then ``where`` and ``what`` of each (Eq. 7).
 
     Args:
         num_slots: the largest number N of objects.
         what_dim: the dimension D of ``what``, whose prior is a standard Gaussian.
         encoder: summarises the propagated objects (Eq. 6); the guide may share it.
         count: the count prior; the default is :class:`CategoricalCount`.
-        where: the prior of boxes; the default is :class:`AutoregressiveWhere`.
+        where: the prior of ``where``; the default is :class:`AutoregressiveWhere`.
     """
 
     def __init__(
@@ -223,7 +218,7 @@ class DiscoveryPrior(nn.Module):
         self.num_slots = num_slots
 
     def resize(self, num_slots: int) -> None:
-        """Makes room for another number of objects; see :meth:`CategoricalCount.resize`."""
+        """Changes the number of slots; see :meth:`CategoricalCount.resize`."""
         if isinstance(self.count, CategoricalCount):
             self.count.resize(num_slots)
 
@@ -234,6 +229,9 @@ class DiscoveryPrior(nn.Module):
             propagated: the objects propagated to this frame.
             slots: the slots of this phase.
             first: whether this is the first frame.
+
+        Raises:
+            ValueError: if the count prior is for another number of slots.
         """
         num_slots = propagated.pres.shape[-1]
         counts = self.count(propagated, first)
@@ -247,9 +245,9 @@ class DiscoveryPrior(nn.Module):
         context = self.where.context(join(self.encoder(propagated), fraction))
         where: Tensor = self.where.initial_where
         state: Tensor = self.where.initial_state
-        standard = dist.Normal(propagated.what.new_zeros(self.what_dim), propagated.what.new_ones(self.what_dim))
+        zeros = propagated.what.new_zeros(self.what_dim)
         for i in slots:
             pyro.sample("pres", dist.Bernoulli(logits=logits[i]))
-            law, state = self.where(context, where, state)
-            where = pyro.sample("where", law)
-            pyro.sample("what", standard.to_event(1))
+            distribution, state = self.where(context, where, state)
+            where = pyro.sample("where", distribution)
+            pyro.sample("what", dist.Normal(zeros, 1.0).to_event(1))

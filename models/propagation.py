@@ -21,17 +21,17 @@ from pyro_sqair.scene.slots import Slots
 
 
 class GRUPropagationPrior(nn.Module):
-    """Each object moves, changes and disappears by its own recurrent dynamics h_t = GRU(gamma_t, h_{t-1}).
+    """Each object moves, changes and disappears by its own recurrence h_t = GRU(gamma_t, h_{t-1}).
 
-    gamma_t is z_{t-1}, with what other objects do to it if there are relations (Stanić & Schmidhuber 2019, Eq. 3).
+    gamma_t is z_{t-1}, with the effects of other objects if there are relations (Stanić & Schmidhuber 2019, Eq. 3).
 
     Args:
         what_dim: the dimension D of ``what``.
         hidden_size: units of the GRU.
-        presence_bias: the logit of staying starts here: objects are expected to persist.
-        relations: what objects do to each other; nothing if not given, as in SQAIR.
-        scale_bias: the softplus of this is about where the standard deviations start. Zero, as in the released code,
-            makes them wide: the GRU hears of motion only once they have shrunk.
+        presence_bias: initial logit of presence; with the default, objects are expected to persist.
+        relations: effects of objects on each other; None for SQAIR.
+        scale_bias: initial standard deviations are about the softplus of this. With zero, as in the released code, they
+            are wide, and the GRU gets little gradient from motion until they have shrunk.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class GRUPropagationPrior(nn.Module):
 
     @property
     def initial_memory(self) -> Tensor:
-        """What is remembered of a new object, shape ``[hidden + S]``: a learned state, and no relations yet."""
+        """The memory of a new object, shape ``[hidden + S]``: a learned hidden state, and zeros for the relations."""
         return F.pad(self.initial_hidden, (0, self.relations.state_size))
 
     def forward(self, previous: Objects, memory: Tensor, slots: Slots) -> Tensor:
@@ -70,11 +70,11 @@ class GRUPropagationPrior(nn.Module):
         """
         previous = trim_slots(previous)
         memory = memory[..., : previous.pres.shape[-1], :]
-        hidden, related = memory.split([len(self.initial_hidden), self.relations.state_size], -1)
-        effect, related = self.relations(previous, related)
+        hidden, relation_state = memory.split([len(self.initial_hidden), self.relations.state_size], -1)
+        effect, relation_state = self.relations(previous, relation_state)
         hidden = self.gru(join(previous.what, previous.where, effect), hidden)
         pres, where, what, where_scale, what_scale = self.readout(hidden).split(self.sizes, -1)
-        where, what = self.locations(previous, where, what)
+        where, what = self.means(previous, where, what)
         logits = (pres.squeeze(-1) + self.presence_bias).unbind(-1)
         wheres = list(zip(where.unbind(-2), positive_scale(where_scale).unbind(-2), strict=True))
         whats = list(zip(what.unbind(-2), positive_scale(what_scale).unbind(-2), strict=True))
@@ -82,38 +82,37 @@ class GRUPropagationPrior(nn.Module):
             pyro.sample("pres", dist.Bernoulli(logits=logits[i]))
             pyro.sample("where", dist.Normal(*wheres[i]).to_event(1))
             pyro.sample("what", dist.Normal(*whats[i]).to_event(1))
-        return pad_slots(join(hidden, related), slots.num)
+        return pad_slots(join(hidden, relation_state), slots.num)
 
-    def locations(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
-        """The means of ``where`` and ``what``, given what the GRU says of them; here, just that."""
+    def means(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
+        """The means of ``where`` and ``what``, given the previous objects and the outputs of the GRU."""
         return where, what
 
 
 class RandomWalkPrior(GRUPropagationPrior):
-    """Each object stays where and as it was, on average; the GRU says how surely, and whether it stays at all.
+    """A random walk: the means are the previous values; the GRU gives standard deviations and presence.
 
-    As in the released code, but for the logit of presence: that one adds a tenth of the GRU's to the *guide's* logit in
-    the previous frame, which a prior cannot know.
+    In the released code the logit of presence adds a tenth of the GRU's output to the *guide's* logit in the previous
+    frame. A prior has no access to the latter, so here the logit is that of :class:`GRUPropagationPrior`.
     """
 
-    def locations(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
+    def means(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
         return previous.where, previous.what
 
 
 class GuidedWalkPrior(GRUPropagationPrior):
-    """Each object stays where and as it was but for a tenth of what the GRU says; see :class:`RandomWalkPrior`."""
+    """A random walk with a scaled GRU residual: the means are the previous values plus a tenth of the GRU's output.
 
-    def locations(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
+    Presence is as in :class:`RandomWalkPrior`.
+    """
+
+    def means(self, previous: Objects, where: Tensor, what: Tensor) -> tuple[Tensor, Tensor]:
         return previous.where + 0.1 * where, previous.what + 0.1 * what
 
 
 @dataclass(frozen=True)
 class GRUPriorConfig:
-    """Settings of a :class:`GRUPropagationPrior`.
-
-    Attributes:
-        scale_bias: the softplus of this is about where the standard deviations start.
-    """
+    """Settings of a :class:`GRUPropagationPrior`; see there."""
 
     scale_bias: float = 0.0
 

@@ -19,56 +19,46 @@ from pyro_sqair.scene.spatial import coverage, paste, place
 class Renderer(nn.Module):
     """Decodes every object into a glimpse, writes the glimpses into an image and adds them up.
 
-    A learned mean image shows wherever a glimpse is written, as in the released code.
+    A learned mean image is added wherever a glimpse is written, as in the released code.
 
     Args:
         decoder: maps ``what`` of shape ``[*, D]`` to glimpse pixels of shape ``[*, C h w]``.
-        channels: C.
-        glimpse_size: (h, w) in pixels.
-        image_size: (H, W) in pixels.
-        output_scale: the decoder's output is multiplied by a learned scale that starts here.
+        scene: sizes of images and glimpses.
+        output_scale: initial value of a learned factor of the decoder's output; a larger one speeds up learning.
         std: the standard deviation of a pixel around the mean, in units of intensity.
+
+    Raises:
+        ValueError: if `std` is not positive.
     """
 
-    def __init__(
-        self,
-        decoder: nn.Module,
-        channels: int,
-        glimpse_size: tuple[int, int],
-        image_size: tuple[int, int],
-        output_scale: float = 0.25,
-        std: float = 0.3,
-    ) -> None:
+    def __init__(self, decoder: nn.Module, scene: SceneConfig, output_scale: float = 0.25, std: float = 0.3) -> None:
         super().__init__()
-        if any(g > s for g, s in zip(glimpse_size, image_size, strict=True)):
-            raise ValueError(f"expected a glimpse no larger than the image {image_size}, got {glimpse_size}")
         if not std > 0:
             raise ValueError(f"expected a positive standard deviation, got {std}")
         self.decoder = decoder
-        self.channels = channels
-        self.glimpse_size = glimpse_size
-        self.image_size = image_size
+        self.glimpse_shape = (scene.channels, *scene.glimpse_size)
+        self.image_size = scene.image_size
         self.std = std
         self.scale = nn.Parameter(torch.tensor(output_scale))
-        self.mean_image = nn.Parameter(torch.zeros(channels, *image_size))
+        self.mean_image = nn.Parameter(torch.zeros(scene.channels, *scene.image_size))
 
     def glimpses(self, what: Tensor) -> Tensor:
         """Line 4: decodes ``what`` of shape ``[*, D]`` into glimpses of shape ``[*, C, h, w]``."""
         decoded = self.decoder(what) * self.scale
-        shape = (self.channels, *self.glimpse_size)
-        if decoded.shape[-1] != math.prod(shape):
+        if decoded.shape[-1] != math.prod(self.glimpse_shape):
+            channels, height, width = self.glimpse_shape
             raise ValueError(
-                f"expected a decoder that makes {math.prod(shape)} numbers, for glimpses of {shape[0]} channels and "
-                f"{shape[1]}x{shape[2]} pixels, got one that makes {decoded.shape[-1]}"
+                f"expected a decoder that makes {math.prod(self.glimpse_shape)} numbers, for glimpses of {channels} "
+                f"channels and {height}x{width} pixels, got one that makes {decoded.shape[-1]}"
             )
-        return decoded.unflatten(-1, shape)
+        return decoded.unflatten(-1, self.glimpse_shape)
 
     def forward(self, objects: Objects) -> Tensor:
         """The mean image y, shape ``[*, C, H, W]``."""
         objects = trim_slots(objects)
-        placement = place(objects.where, self.glimpse_size, self.image_size)
+        placement = place(objects.where, self.glimpse_shape[1:], self.image_size)
         glimpses = self.glimpses(objects.what) * objects.pres[..., None, None, None]
-        # 0 away from glimpses, 1 inside, with a soft edge
+        # 0 outside glimpses and 1 inside, with a smooth edge
         written = torch.sigmoid(20 * coverage(objects.pres, placement) - 10)
         return paste(glimpses, placement) + self.mean_image * written
 
@@ -79,11 +69,11 @@ def mlp_renderer(scene: SceneConfig, hidden_size: int, output_scale: float = 0.2
     Args:
         scene: sizes of images, glimpses and latents.
         hidden_size: units of both layers.
-        output_scale: see :class:`Renderer`; a larger one lets appearances be learned faster.
-        std: the standard deviation of a pixel.
+        output_scale: see :class:`Renderer`.
+        std: see :class:`Renderer`.
     """
     decoder = MLP(scene.what_dim, [hidden_size, hidden_size], scene.channels * math.prod(scene.glimpse_size))
-    return Renderer(decoder, scene.channels, scene.glimpse_size, scene.image_size, output_scale, std)
+    return Renderer(decoder, scene, output_scale, std)
 
 
 def conv_renderer(
@@ -93,13 +83,12 @@ def conv_renderer(
 
     Args:
         scene: sizes of images, glimpses and latents.
-        config: of the decoder, which has to make glimpses of that size; the default is that of moving MNIST.
+        config: sizes of the decoder; the default is that of moving MNIST.
         output_scale: see :class:`Renderer`.
-        std: the standard deviation of a pixel.
+        std: see :class:`Renderer`.
 
     Raises:
-        ValueError: if the decoder does not reach the glimpse size.
+        ValueError: if the decoder makes glimpses of another size.
     """
     config = ConvolutionConfig() if config is None else config
-    decoder = SubPixelDecoder(scene.what_dim, scene.channels, scene.glimpse_size, config)
-    return Renderer(decoder, scene.channels, scene.glimpse_size, scene.image_size, output_scale, std)
+    return Renderer(SubPixelDecoder(scene, config), scene, output_scale, std)

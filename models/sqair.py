@@ -21,27 +21,27 @@ from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slo
 
 
 class PropagationPriorProgram(Protocol):
-    """A propagation prior: draws every slot given the previous objects and its own memory, returns the new memory.
+    """A propagation prior: draws every slot given the previous objects and its own memory, and returns the new memory.
 
-    A plain function will do. A prior with memory returns a tensor of shape ``[*, N, M]`` and says what an object just
-    discovered starts with in an attribute ``initial_memory`` of shape ``[M]``. Without that attribute it starts with
-    zeros, and memory is None until the prior has returned some.
+    It may be a plain function. Memory has shape ``[*, N, M]``, or is None for a prior without memory. An optional
+    attribute ``initial_memory``, shape ``[M]``, is the memory of an object just discovered. Without it that memory is
+    zero, and the argument is None until the prior has returned a tensor.
     """
 
     def __call__(self, previous: Objects, memory: Tensor | None, slots: Slots) -> Tensor | None: ...
 
 
 class DiscoveryPriorProgram(Protocol):
-    """A discovery prior: draws every slot given the propagated objects; ``first`` says if this is the first frame."""
+    """A discovery prior: draws every slot given the propagated objects; ``first`` is True in the first frame."""
 
     def __call__(self, propagated: Objects, slots: Slots, first: bool) -> None: ...
 
 
 class RendererProgram(Protocol):
-    """A renderer: maps objects ``[*, N]`` to the mean of an image, ``[*, C, H, W]``.
+    """A renderer: maps objects of shape ``[*, N]`` to the mean of an image, shape ``[*, C, H, W]``.
 
     Attributes:
-        std: the standard deviation of a pixel around that mean, in units of intensity.
+        std: the standard deviation of a pixel around the mean, in units of intensity.
     """
 
     std: float
@@ -50,7 +50,7 @@ class RendererProgram(Protocol):
 
 
 class SQAIR(GenerativeProgram):
-    r"""Objects are discovered, propagated from frame to frame, and forgotten (Eq. 3).
+    r"""Objects are discovered, propagated from frame to frame, and removed (Eq. 3).
 
     .. code-block:: text
 
@@ -70,10 +70,10 @@ class SQAIR(GenerativeProgram):
         discovery_prior: any :class:`DiscoveryPriorProgram`.
         propagation_prior: any :class:`PropagationPriorProgram`; None to propagate nothing (see :class:`AIR`).
         renderer: any :class:`RendererProgram`.
-        scene: the sizes it shares with the guide.
+        scene: sizes shared with the guide.
 
     Raises:
-        ValueError: if a part draws wrong sites or shapes, or makes images of a wrong size; with the numbers.
+        ValueError: if a part draws wrong sites or shapes, or the renderer makes images of the wrong size.
     """
 
     def __init__(
@@ -91,15 +91,15 @@ class SQAIR(GenerativeProgram):
 
     @property
     def fresh_memory(self) -> Tensor | None:
-        """What the propagation prior remembers of an object just discovered."""
+        """The propagation prior's memory of an object just discovered."""
         return getattr(self.part("propagation_prior"), "initial_memory", None)
 
     def propagate(self, state: State) -> tuple[Objects, Tensor | None]:
-        """p^P(z_t^{P_t} | z_{t-1}): moves, changes or forgets the objects of the previous frame (Eq. 9)."""
-        slots = PropagationSlots(state.objects)
+        """p^P(z_t^{P_t} | z_{t-1}): moves, changes or removes the objects of the previous frame (Eq. 9)."""
+        previous, slots = state.objects, PropagationSlots(state.objects)
         with slots.phase_prefix():
-            memory = self.part("propagation_prior")(state.objects, state.memory, slots)
-        return slots.objects(state.objects.id, self.scene.what_dim, state.objects.pres), memory
+            memory = self.part("propagation_prior")(previous, state.memory, slots)
+        return slots.objects(previous.id, self.scene.what_dim, previous.pres), memory
 
     def discover(self, propagated: Objects, first: bool) -> Objects:
         """p^D(D_t, z_t^{D_t} | z_t^{P_t}): adds the objects that enter the frame (Eq. 7)."""
@@ -139,8 +139,8 @@ class SQAIR(GenerativeProgram):
         Args:
             scene: sizes of images, glimpses and latents.
             hidden_size: units of every network.
-            encoder: summarises propagated objects; pass the guide's own to share it, as the released code does.
-            count: the count prior; the default is learned.
+            encoder: summarises propagated objects; pass the guide's to share it, as in the released code.
+            count: the count prior; the default is :class:`CategoricalCount`.
             renderer: the default is that of MLP-SQAIR.
             propagation: the propagation prior; the default is the paper's GRU.
         """
@@ -151,9 +151,5 @@ class SQAIR(GenerativeProgram):
         if propagation is None:
             propagation = GRUPropagationPrior(scene.what_dim, hidden_size)
         where = where_prior(scene, encoder.output_size + 1)
-        return cls(
-            DiscoveryPrior(scene.num_slots, scene.what_dim, encoder, count, where),
-            propagation,
-            renderer,
-            scene,
-        )
+        discovery = DiscoveryPrior(scene.num_slots, scene.what_dim, encoder, count, where)
+        return cls(discovery, propagation, renderer, scene)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, VRNNState
 from pyro_sqair.nn.convolutions import MirroredDecoder
-from pyro_sqair.nn.networks import MLP, join, positive_scale
+from pyro_sqair.nn.networks import join, positive_scale
 from pyro_sqair.scene.distributions import ImageNormal
 from pyro_sqair.scene.program import GenerativeProgram
 from pyro_sqair.scene.slots import Prefix
 
 
 class VRNN(GenerativeProgram):
-    r"""A recurrent network with a latent in every frame, and no notion of objects.
+    r"""A recurrent model with one latent per frame and no objects.
 
     .. code-block:: text
 
@@ -46,23 +46,22 @@ class VRNN(GenerativeProgram):
         if config.maps:
             self.decoder = MirroredDecoder(2 * size, scene.channels, scene.image_size, config.maps, config.strides)
         else:
-            pixels = scene.channels * math.prod(scene.image_size)
-            self.decoder = MLP(2 * size, [size] * config.hidden_layers, pixels)
+            self.decoder = config.mlp(2 * size, scene.channels * math.prod(scene.image_size))
 
     def init(self, batch: int, like: Tensor | None = None) -> VRNNState:  # type: ignore[override]
         """See :meth:`Program.init`."""
         return self.part("backbone").init(batch, next(self.parameters()) if like is None else like)
 
     def step(self, t: int, state: VRNNState, frame: Tensor | None = None) -> VRNNState:  # type: ignore[override]
-        """One frame; without it, one is drawn, and seen in the next step. See :meth:`Program.step`."""
+        """One frame; without a frame, one is drawn and is an input of the next step. See :meth:`Program.step`."""
         backbone = self.part("backbone")
         with Prefix(f"frame_{t}"):
             output, cell = backbone(state)
             loc, scale = self.part("prior")(output).chunk(2, -1)
             z = pyro.sample("z", dist.Normal(loc, positive_scale(scale)).to_event(1))
-            thought = backbone.think(z)
-            mean = self.part("decoder")(join(thought, output))
+            latent_features = backbone.encode_latents(z)
+            mean = self.part("decoder")(join(latent_features, output))
             mean = mean.unflatten(-1, (self.scene.channels, *self.scene.image_size))
             image = pyro.sample("image", ImageNormal(mean, self.config.std), obs=frame)
-            seen = backbone.see(image.flatten(-3))
-        return VRNNState(state.objects, output, cell, seen, thought, mean)
+            image_features = backbone.encode_image(image.flatten(-3))
+        return VRNNState(state.objects, output, cell, image_features, latent_features, mean)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Convolutional encoders and the sub-pixel decoder of CONV-SQAIR (Kosiorek et al. 2018, Appendices D.2 and E)."""
+"""Convolutional encoders and decoders of CONV-SQAIR and CONV-VRNN (Kosiorek et al. 2018, Appendices D.2, D.3 and E)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pyro_sqair.nn.networks import MLP
+from pyro_sqair.scene.objects import SceneConfig
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,12 @@ class ConvolutionConfig:
 
     Attributes:
         encoder_maps: feature maps of the encoders' layers.
-        encoder_strides: their strides.
+        encoder_strides: strides of the encoders' layers.
         decoder_units: units of the decoder's first fully-connected layer.
-        decoder_start: the size (h, w) of the maps into which its second one is reshaped.
-        decoder_start_maps: how many maps those are.
-        decoder_maps: feature maps of the sub-pixel network's layers.
-        decoder_strides: how many times larger each makes them.
+        decoder_start: (h, w) of the feature maps that the second fully-connected layer makes.
+        decoder_start_maps: the number of these feature maps.
+        decoder_maps: feature maps of the sub-pixel layers.
+        decoder_strides: upscaling factors of the sub-pixel layers.
     """
 
     encoder_maps: tuple[int, ...] = (16, 32, 32, 64)
@@ -43,14 +44,14 @@ class ConvolutionConfig:
         for name in ("encoder", "decoder"):
             maps, strides = getattr(self, f"{name}_maps"), getattr(self, f"{name}_strides")
             if len(maps) != len(strides) or not maps:
-                raise ValueError(f"expected as many {name}_strides as {name}_maps, and some, got {strides} and {maps}")
+                raise ValueError(f"expected as many {name}_strides as {name}_maps, at least one, got {strides}, {maps}")
         sizes = (*self.encoder_maps, *self.encoder_strides, *self.decoder_maps, *self.decoder_strides)
         if min(*sizes, self.decoder_units, *self.decoder_start, self.decoder_start_maps) < 1:
             raise ValueError(f"expected sizes of at least 1, got {self}")
 
     @property
     def decoded_size(self) -> tuple[int, int]:
-        """The height and width of the glimpse that the decoder makes."""
+        """The height and width of the glimpses that the decoder makes."""
         factor = math.prod(self.decoder_strides)
         return self.decoder_start[0] * factor, self.decoder_start[1] * factor
 
@@ -68,8 +69,17 @@ def pedestrian_convolutions() -> ConvolutionConfig:
     )
 
 
+def _layer_sizes(size: tuple[int, int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """(h, w) of the input and of each layer's output; a stride divides the sides, rounded up."""
+    sizes = [size]
+    for stride in strides:
+        height, width = sizes[-1]
+        sizes.append((-(-height // stride), -(-width // stride)))
+    return sizes
+
+
 class ConvolutionStack(nn.Sequential):
-    """3x3 convolutions, each followed by an ELU; a stride s divides a side by s, rounded up.
+    """3x3 convolutions, each followed by an ELU; a stride divides the sides, rounded up.
 
     Args:
         channels: C.
@@ -87,15 +97,12 @@ class ConvolutionStack(nn.Sequential):
         self.strides = tuple(strides)
 
     def features(self, size: tuple[int, int]) -> int:
-        """How many numbers come out for an image of that height and width."""
-        height, width = size
-        for stride in self.strides:
-            height, width = -(-height // stride), -(-width // stride)
-        return self.channels * height * width
+        """The number of output features for an image of that height and width."""
+        return self.channels * math.prod(_layer_sizes(size, self.strides)[-1])
 
 
 class ConvolutionEncoder(nn.Module):
-    """A stack of convolutions, which encoders may share, and a fully-connected layer of its own.
+    """A :class:`ConvolutionStack`, which encoders may share, followed by a fully-connected layer.
 
     Args:
         stack: the convolutions.
@@ -118,35 +125,33 @@ class ConvolutionEncoder(nn.Module):
 
 
 class SubPixelDecoder(nn.Module):
-    """Fully-connected layers, then convolutions that turn feature maps into resolution (Shi et al. 2016).
+    """Fully-connected layers, then convolutions that upscale by rearranging feature maps (Shi et al. 2016).
 
-    A layer with stride s makes s² times its feature maps, which are then interleaved into maps s times as large.
+    A layer with stride s computes s² times its number of feature maps and rearranges them into maps s times as large.
 
     Args:
-        what_dim: the dimension D of ``what``.
-        channels: C.
-        glimpse_size: (h, w) in pixels, which `config` has to make.
+        scene: sizes of latents and glimpses.
         config: sizes of the layers.
 
     Raises:
-        ValueError: if the decoder does not reach the glimpse size.
+        ValueError: if the decoder makes glimpses of another size.
     """
 
-    def __init__(self, what_dim: int, channels: int, glimpse_size: tuple[int, int], config: ConvolutionConfig) -> None:
+    def __init__(self, scene: SceneConfig, config: ConvolutionConfig) -> None:
         super().__init__()
-        if config.decoded_size != tuple(glimpse_size):
+        if config.decoded_size != tuple(scene.glimpse_size):
             raise ValueError(
-                f"expected a decoder that makes glimpses of {tuple(glimpse_size)} pixels, got one that makes "
+                f"expected a decoder that makes glimpses of {tuple(scene.glimpse_size)} pixels, got one that makes "
                 f"{config.decoded_size}: maps of {config.decoder_start} enlarged by strides {config.decoder_strides}"
             )
         self.start = (config.decoder_start_maps, *config.decoder_start)
-        self.dense = MLP(what_dim, [config.decoder_units, math.prod(self.start)])
+        self.dense = MLP(scene.what_dim, [config.decoder_units, math.prod(self.start)])
         layers: list[nn.Module] = []
         maps = config.decoder_start_maps
         for size, stride in zip(config.decoder_maps, config.decoder_strides, strict=True):
             layers += [nn.Conv2d(maps, size * stride**2, 3, padding=1), nn.PixelShuffle(stride), nn.ELU()]
             maps = size
-        self.layers = nn.Sequential(*layers, nn.Conv2d(maps, channels, 3, padding=1))
+        self.layers = nn.Sequential(*layers, nn.Conv2d(maps, scene.channels, 3, padding=1))
 
     def forward(self, what: Tensor) -> Tensor:
         """``what`` of shape ``[*, D]`` to flat glimpses of shape ``[*, C h w]``."""
@@ -155,40 +160,31 @@ class SubPixelDecoder(nn.Module):
 
 
 class MirroredDecoder(nn.Module):
-    """A transposed CNN: the layers of a :class:`ConvolutionStack` in reverse, from features to an image (D.3).
+    """The layers of a :class:`ConvolutionStack` transposed and in reverse, from features to an image (D.3).
 
     Args:
         input_size: the dimension of the input.
         channels: C.
         size: (H, W) of the image, pixels.
         maps: feature maps of the stack's layers.
-        strides: their strides.
+        strides: strides of the stack's layers.
     """
 
     def __init__(
-        self,
-        input_size: int,
-        channels: int,
-        size: tuple[int, int],
-        maps: Sequence[int],
-        strides: Sequence[int],
+        self, input_size: int, channels: int, size: tuple[int, int], maps: Sequence[int], strides: Sequence[int]
     ) -> None:
         super().__init__()
-        sizes = [tuple(size)]  # of the stack's input and of what each of its layers makes
-        for stride in strides:
-            height, width = sizes[-1]
-            sizes.append((-(-height // stride), -(-width // stride)))
+        sizes = _layer_sizes(size, strides)
         self.start = (maps[-1], *sizes[-1])
         self.dense = MLP(input_size, [math.prod(self.start)])
         layers: list[nn.Module] = []
         outputs = [channels, *maps[:-1]]
         for i in reversed(range(len(maps))):
-            # What a stride rounded up on the way in is given back on the way out.
-            lost = (
-                sizes[i][0] - (sizes[i + 1][0] - 1) * strides[i] - 1,
-                sizes[i][1] - (sizes[i + 1][1] - 1) * strides[i] - 1,
-            )
-            layers += [nn.ConvTranspose2d(maps[i], outputs[i], 3, strides[i], padding=1, output_padding=lost), nn.ELU()]
+            # Restores the rows and columns that are lost by rounding up.
+            (large_h, large_w), (h, w), stride = sizes[i], sizes[i + 1], strides[i]
+            padding = (large_h - (h - 1) * stride - 1, large_w - (w - 1) * stride - 1)
+            layer = nn.ConvTranspose2d(maps[i], outputs[i], 3, stride, padding=1, output_padding=padding)
+            layers += [layer, nn.ELU()]
         self.layers = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The networks of the programs: perceptrons and recurrent cells that take any leading batch shape."""
+"""Perceptrons and recurrent cells for any leading batch shape."""
 
 from __future__ import annotations
 
@@ -22,12 +22,22 @@ def positive_scale(x: Tensor) -> Tensor:
 
 
 def join(*parts: Tensor) -> Tensor:
-    """Concatenates along the last dimension, broadcasting the batch shapes first.
+    """Broadcasts the batch shapes and concatenates along the last dimension.
 
-    What does not depend on a sample has shape ``[B, .]``; what does has ``[K, B, .]``.
+    Tensors that do not depend on a sample have shape ``[B, .]``, those that do have ``[K, B, .]``.
     """
     batch = batch_shape(*(part.shape[:-1] for part in parts))
     return torch.cat([part.expand(*batch, part.shape[-1]) for part in parts], -1)
+
+
+def flatten_batch(*parts: Tensor) -> tuple[torch.Size, list[Tensor]]:
+    """Broadcasts the batch shapes and flattens them into one dimension, as PyTorch's recurrent cells require.
+
+    Returns:
+        The batch shape, and the tensors, each of shape ``[rows, .]``.
+    """
+    batch = batch_shape(*(part.shape[:-1] for part in parts))
+    return batch, [part.expand(*batch, part.shape[-1]).reshape(-1, part.shape[-1]) for part in parts]
 
 
 class MLP(nn.Sequential):
@@ -36,8 +46,8 @@ class MLP(nn.Sequential):
     Args:
         input_size: the dimension of the input.
         hidden_sizes: the sizes of the hidden layers, each followed by an ELU.
-        output_size: the size of the linear output; None if the last hidden layer is the output.
-        output_bias: what the bias of the output starts from; the default is PyTorch's initialisation.
+        output_size: the size of the linear output layer; None to return the last hidden layer.
+        output_bias: initial bias of the output layer; None for PyTorch's default.
     """
 
     def __init__(
@@ -60,13 +70,13 @@ class MLP(nn.Sequential):
 
 
 class VanillaRNN(nn.Module):
-    """The plain recurrent cell h' = tanh(W [context, x] + U h + b) (paper, D.2), with a learned initial state.
+    """The recurrent cell h' = tanh(W [context, x] + U h + b) (paper, D.2), with a learned initial state.
 
-    Part of its input is often the same for many slots, or known for all slots at once. That part is the context:
-    multiply it with its weights once, by :meth:`context`, and pass the result to every call.
+    The context is the part of the input that is the same for several slots or known for all slots at once. Its product
+    with the weights is computed once, by :meth:`context`, and passed to every call.
 
     Args:
-        context_sizes: dimensions of the inputs that make up the context.
+        context_sizes: dimensions of the parts of the context.
         input_size: dimension of the input x.
         hidden_size: dimension of the state.
     """
@@ -79,12 +89,11 @@ class VanillaRNN(nn.Module):
         self.initial = nn.Parameter(torch.zeros(hidden_size))
 
     def context(self, *parts: Tensor) -> Tensor:
-        """The context's share of the pre-activation; each part at the batch shape it has, shape ``[*, hidden]``."""
+        """The contribution of the context to the pre-activation, shape ``[*, hidden]``; batch shapes broadcast."""
+        weights = self.input.weight[:, : sum(self.context_sizes)].split(self.context_sizes, -1)
         total: Tensor = self.input.bias
-        start = 0
-        for part, size in zip(parts, self.context_sizes, strict=True):
-            total = total + F.linear(part, self.input.weight[:, start : start + size])
-            start += size
+        for part, weight in zip(parts, weights, strict=True):
+            total = total + F.linear(part, weight)
         return total
 
     def forward(self, context: Tensor, x: Tensor, hidden: Tensor) -> Tensor:
@@ -113,18 +122,16 @@ class GRU(nn.Module):
 
     def forward(self, x: Tensor, hidden: Tensor) -> Tensor:
         """One step: ``x`` of shape ``[*, input]`` and ``hidden`` of shape ``[*, hidden]`` to the new state."""
-        batch = batch_shape(x.shape[:-1], hidden.shape[:-1])
-        x = x.expand(*batch, x.shape[-1]).reshape(-1, x.shape[-1])
-        hidden = hidden.expand(*batch, hidden.shape[-1]).reshape(-1, hidden.shape[-1])
-        return self.cell(x, hidden).reshape(*batch, -1)
+        batch, rows = flatten_batch(x, hidden)
+        return self.cell(*rows).reshape(*batch, -1)
 
 
 class SetEncoder(nn.Module):
-    """Summarises the present objects regardless of their order (paper, Eq. 6; Zaheer et al. 2017).
+    """Encodes the set of present objects as the sum of their features (paper, Eq. 6; Zaheer et al. 2017).
 
     Args:
         what_dim: dimension D of ``what``.
-        hidden_size: size of both layers and of the summary.
+        hidden_size: size of both layers and of the output.
     """
 
     def __init__(self, what_dim: int, hidden_size: int) -> None:
@@ -133,14 +140,14 @@ class SetEncoder(nn.Module):
         self.mlp = MLP(what_dim + 4, [hidden_size, hidden_size])
 
     def forward(self, objects: Objects) -> Tensor:
-        """The sum over present objects, shape ``[*, hidden]``."""
+        """Shape ``[*, hidden]``."""
         objects = trim_slots(objects)
         features = self.mlp(torch.cat([objects.what, objects.where], -1))
         return (features * objects.pres.unsqueeze(-1)).sum(-2)
 
 
 class NoContext(nn.Module):
-    """Says nothing about objects, for programs that have none from before: stands where a set encoder would."""
+    """Takes the place of a :class:`SetEncoder` in programs that do not propagate; it has no features."""
 
     output_size = 0
 

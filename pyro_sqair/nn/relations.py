@@ -3,14 +3,14 @@
 
 """Relations between objects, gamma_t = Gamma(z_{t-1}) (Stanić & Schmidhuber 2019, Section 2).
 
-A relational module adds to every object what the others do to it: gamma_k = [z_k; e_k]. With no effects gamma is z, and
-R-SQAIR is SQAIR.
+A relational module computes for every object the effect of the others on it: gamma_k = [z_k; e_k]. Without effects
+gamma is z, and R-SQAIR is SQAIR.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Protocol
 
 import torch
@@ -22,31 +22,31 @@ from pyro_sqair.scene.objects import Objects
 
 
 class Relations(Protocol):
-    """A relational module; equivariant to the order of objects, and indifferent to their number.
+    """A relational module; it is equivariant to the order of objects and accepts any number of them.
 
     Attributes:
-        size: E, the size of an effect.
-        state_size: S, of what it remembers of each object; 0 for nothing. A new object starts with zeros.
+        size: E, the dimension of an effect.
+        state_size: S, the dimension of the state kept for each object; 0 for none. A new object's state is zero.
     """
 
     size: int
     state_size: int
 
     def __call__(self, objects: Objects, state: Tensor) -> tuple[Tensor, Tensor]:
-        """What present objects do to each other.
+        """The effects of present objects on each other.
 
         Args:
             objects: z_{t-1}, shape ``[*, N]``.
             state: shape ``[*, N, S]``.
 
         Returns:
-            Effects, shape ``[*, N, E]``; they mean nothing where the object is absent. And the new state.
+            Effects, shape ``[*, N, E]``, undefined for absent objects; and the new state.
         """
         ...
 
 
 class NoRelations(nn.Module):
-    """gamma_t = z_{t-1}: objects that know nothing of each other, as in SQAIR."""
+    """gamma_t = z_{t-1}: objects without effects on each other, as in SQAIR."""
 
     size = 0
     state_size = 0
@@ -57,11 +57,11 @@ class NoRelations(nn.Module):
 
 
 class InteractionNetwork(nn.Module):
-    """Sums what each other object does to an object, weighted by attention (Eq. 5; van Steenkiste et al. 2018).
+    """Sums the pairwise effects on each object, weighted by attention (Eq. 5; van Steenkiste et al. 2018).
 
     Args:
         what_dim: the dimension D of ``what``.
-        size: units of every layer, and the size of an effect.
+        size: units of every layer, and the dimension of an effect.
     """
 
     state_size = 0
@@ -87,38 +87,32 @@ class InteractionNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class InteractionConfig:
-    """Sizes of an :class:`InteractionNetwork`.
-
-    Attributes:
-        size: units of every layer, and the size of an effect.
-    """
+    """Arguments of an :class:`InteractionNetwork`."""
 
     size: int = 5
 
     def build(self, what_dim: int) -> InteractionNetwork:
         """The module with fresh weights."""
-        return InteractionNetwork(what_dim, self.size)
+        return InteractionNetwork(what_dim, **asdict(self))
 
 
 class RelationalMemoryCore(nn.Module):
-    """A row of memory for each object; rows attend to each other and to the objects (Santoro et al. 2018).
+    """One memory row per object; rows attend to each other and to the objects (Santoro et al. 2018).
 
-    The published core writes one input into a fixed number of rows. Here row k belongs to object k and is gated by
-    that object alone, so the rows follow their objects, and there may be any number of them.
+    The published core writes one input into a fixed number of rows. Here row k belongs to object k and its gates depend
+    on that object only, so rows follow their objects and their number is not fixed.
 
     Args:
         what_dim: the dimension D of ``what``.
         num_heads: heads of the attention.
-        head_size: dimensions of each.
-        forget_bias: added to the logit of keeping the memory.
+        head_size: dimension of each.
     """
 
-    def __init__(self, what_dim: int, num_heads: int = 4, head_size: int = 10, forget_bias: float = 1.0) -> None:
+    def __init__(self, what_dim: int, num_heads: int = 4, head_size: int = 10) -> None:
         super().__init__()
         size = num_heads * head_size
         self.size = self.state_size = size
         self.num_heads = num_heads
-        self.forget_bias = forget_bias
         self.embed = nn.Linear(what_dim + 4 + 1, size)
         self.project = nn.Linear(size, 3 * size)  # queries, keys and values
         self.projected = nn.LayerNorm(3 * size)
@@ -135,38 +129,34 @@ class RelationalMemoryCore(nn.Module):
         memory = self.attended(state + self._attend(state, x, objects.pres))
         memory = self.processed(memory + self.mlp(memory))
         write, keep = (self.input_gates(x) + self.memory_gates(state.tanh())).chunk(2, -1)
-        memory = torch.sigmoid(write) * memory.tanh() + torch.sigmoid(keep + self.forget_bias) * state
+        # The forget gate has a bias of 1, as published.
+        memory = torch.sigmoid(write) * memory.tanh() + torch.sigmoid(keep + 1) * state
         return memory, memory
 
     def _attend(self, state: Tensor, x: Tensor, pres: Tensor) -> Tensor:
-        """Every row looks at the rows and the inputs of present objects, once."""
+        """Attention of every row to the rows and inputs of present objects, shape ``[*, N, size]``."""
         both = self.projected(self.project(torch.cat([state, x], -2)))  # rows, then inputs: [*, 2 N, 3 size]
         queries, keys, values = both.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         num = x.shape[-2]
-        seen = torch.cat([pres, pres], -1) > 0
-        # An object always sees itself: where nobody is present a row of nothing but -inf would give NaN.
+        present = torch.cat([pres, pres], -1) > 0
+        # Every object attends to itself, since in an empty scene a row of only -inf would give NaN.
         itself = torch.eye(num, dtype=torch.bool, device=x.device).repeat(1, 2)
         scores = torch.einsum("...khd,...ihd->...hki", queries[..., :num, :, :], keys) / math.sqrt(keys.shape[-1])
-        hidden = ~(seen.unsqueeze(-2) | itself).unsqueeze(-3)
-        weights = F.softmax(scores.masked_fill(hidden, -math.inf), -1)
+        masked = ~(present.unsqueeze(-2) | itself).unsqueeze(-3)
+        weights = F.softmax(scores.masked_fill(masked, -math.inf), -1)
         return torch.einsum("...hki,...ihd->...khd", weights, values).flatten(-2)
 
 
 @dataclass(frozen=True)
 class MemoryCoreConfig:
-    """Sizes of a :class:`RelationalMemoryCore`.
-
-    Attributes:
-        num_heads: heads of the attention.
-        head_size: dimensions of each.
-    """
+    """Arguments of a :class:`RelationalMemoryCore`."""
 
     num_heads: int = 4
     head_size: int = 10
 
     def build(self, what_dim: int) -> RelationalMemoryCore:
         """The module with fresh weights."""
-        return RelationalMemoryCore(what_dim, self.num_heads, self.head_size)
+        return RelationalMemoryCore(what_dim, **asdict(self))
 
 
 def _latents(objects: Objects) -> Tensor:

@@ -1,7 +1,9 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The guide as a whole: its size by part, its sites, who may be present, and that everything in it learns."""
+"""The complete guide: number of parameters by part, sites, presence, ids, memory and gradients."""
+
+import itertools
 
 import pyro
 import pyro.distributions as dist
@@ -15,14 +17,14 @@ from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR
 from pyro_sqair.nn.networks import SetEncoder
-from pyro_sqair.scene.objects import SceneConfig, stack_objects
+from pyro_sqair.scene.objects import SceneConfig
 
 N, D, T, B = 3, 2, 5, 6
 SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 12), glimpse_size=(6, 6))
 
 
 def programs(stay: float = 0.0, find: float = 1.0) -> tuple[SQAIR, SQAIRGuide]:
-    """A small model and guide that share their encoder; `stay` and `find` are the guide's first presence logits."""
+    """A small model and guide with a shared encoder; `stay` and `find` are the initial logits of presence."""
     encoder = SetEncoder(D, 8)
     model, guide = SQAIR.build(SCENE, 8, encoder), SQAIRGuide.build(SCENE, 8, encoder)
     nn.init.constant_(guide.propagation.pres[-1].bias, stay)
@@ -49,7 +51,7 @@ def pair() -> tuple[SQAIR, SQAIRGuide]:
 class TestParameterCounts:
     """MLP-SQAIR as released: 256 units, D=50, N=3, 50x50 images, 20x20 glimpses (Kosiorek et al. 2018)."""
 
-    # What the released GRUs, with one bias a gate, lack beside `nn.GRUCell`, which has two.
+    # `nn.GRUCell` has two biases per gate, the released GRU has one.
     SECOND_BIAS = 3 * 256
 
     def test_by_part(self, pair):
@@ -64,7 +66,7 @@ class TestParameterCounts:
             "decoder": (size(renderer.decoder), 181_648),
             "decoder, scale": (size(renderer.scale), 1),
             "mean image": (size(renderer.mean_image), 2_500),
-            # the initial states are counted apart
+            # without initial states, which are counted below
             "discovery RNN": (size(discovery.rnn.input, discovery.rnn.hidden), 211_456),
             "discovery where": (size(discovery.where, discovery.scale_bias), 133_641),
             "discovery presence": (size(discovery.pres), 39_425),
@@ -86,54 +88,40 @@ class TestParameterCounts:
                 3 * 256,
             ),
         }
-        assert {part: ours for part, (ours, _) in counts.items()} == {
-            part: theirs for part, (_, theirs) in counts.items()
-        }
-        # The parts are all there is.
-        assert sum(ours for ours, _ in counts.values()) == size(*{*model.parameters(), *guide.parameters()})
+        assert {part: pair for part, pair in counts.items() if pair[0] != pair[1]} == {}
+        total = size(*{*model.parameters(), *guide.parameters()})
+        assert total == sum(ours for ours, _ in counts.values()) == 2_951_522 + 2 * self.SECOND_BIAS
 
-    def test_total(self, pair):
-        model, guide = pair
-        assert size(*{*model.parameters(), *guide.parameters()}) == 2_951_522 + 2 * self.SECOND_BIAS
-
-    def test_what_is_shared(self, pair):
+    def test_shared_encoders(self, pair):
         model, guide = pair
         assert guide.discovery.glimpse_encoder is guide.propagation.glimpse_encoder
         assert guide.discovery.encoder is model.discovery_prior.encoder
         assert set(model.parameters()) & set(guide.parameters()) == set(guide.discovery.encoder.parameters())
-
-    def test_encoders_of_their_own_by_default(self):
-        model, guide = SQAIR.build(SCENE, 8), SQAIRGuide.build(SCENE, 8)
+        model, guide = SQAIR.build(SCENE, 8), SQAIRGuide.build(SCENE, 8)  # nothing is shared by default
         assert not set(model.parameters()) & set(guide.parameters())
 
 
 class TestSites:
-    def test_they_are_the_models(self):
-        model, guide = programs()
+    def test_sites_are_those_of_the_model(self):
+        """Within a slot `where`, `what` and then `pres`, which depends on both."""
+        model, guide = programs(find=10.0)
         for _ in range(5):
             check_sites(model, guide, video())
-
-    def test_order_within_a_slot(self):
-        """`where`, `what`, and then presence, which has seen both."""
-        _, guide = programs(find=10.0)
         names = [n for n, s in poutine.trace(guide).get_trace(video(2)).nodes.items() if s["type"] == "sample"]
         assert names[:4] == ["sequences", "frame_0/disc_0/where", "frame_0/disc_0/what", "frame_0/disc_0/pres"]
         assert names[10:13] == ["frame_1/prop_0/where", "frame_1/prop_0/what", "frame_1/prop_0/pres"]
 
-    def test_steps_are_the_models_business(self):
+    def test_the_guide_needs_frames(self):
         _, guide = programs()
-        assert len(guide(video(2), 7)) == 2
-
-    def test_it_needs_frames(self):
-        _, guide = programs()
+        assert len(guide(video(2), 7)) == 2  # only a model continues without frames
         with pytest.raises(ValueError, match="expected a frame .* step 3 of the guide, got None"):
             guide.step(3, guide.init(B))
 
 
 class TestPresence:
     @pytest.mark.parametrize("stay", [-1.0, 0.0, 2.0])
-    def test_who_may_be_present(self, stay):
-        """Eq. 13: only an object of the last frame can be propagated; discovery fills the room that is left."""
+    def test_presence(self, stay):
+        """Only objects of the previous frame are propagated (Eq. 13); discovery is limited to the free slots."""
         _, guide = programs(stay)
         trace = poutine.trace(guide).get_trace(video(T, 60))
         trace.compute_log_prob()
@@ -168,34 +156,41 @@ class TestPresence:
             assert (propagated + found <= N).all()
         assert min(kept, lost) > 20
 
-    def test_an_object_keeps_its_id_while_it_stays(self):
+    def test_ids(self):
+        """An object that stays keeps its id; discovered objects get the next free ids."""
         _, guide = programs(stay=0.0)
-        objects = stack_objects([state.objects for state in guide(video(T, 40))])
+        trace = poutine.trace(guide).get_trace(video(T, 20))
+        states = trace.nodes["_RETURN"]["value"]
+        stayed = found = 0
         for t in range(1, T):
-            for b in range(40):
-                before, now = (set(objects.id[s, b].tolist()) - {-1} for s in (t - 1, t))
-                new = now - before
-                assert not new or min(new) > max(before | set(objects.id[:t, b].flatten().tolist()))
+            before, now = states[t - 1], states[t].objects
+            stays = [trace.nodes.get(f"frame_{t}/prop_{i}/pres", {"value": torch.zeros(20)})["value"] for i in range(N)]
+            kept = torch.where(torch.stack(stays, -1) > 0, before.objects.id, -1)
+            for b in range(20):
+                old = [i for i in kept[b].tolist() if i >= 0]
+                new = [i for i in now.id[b].tolist() if i >= 0][len(old) :]
+                assert now.id[b, : len(old)].tolist() == old
+                assert new == list(range(before.next_id[b], before.next_id[b] + len(new)))
+                stayed, found = stayed + len(old), found + len(new)
+        assert min(stayed, found) > 20
 
     def test_memory_follows_its_object(self):
-        """The object discovered last has fresh memory; one that stays does not."""
+        """Memory is zero for an object just discovered, and not zero for one that stays."""
         _, guide = programs(stay=10.0, find=0.0)
         states = guide(video(3, 40))
-        for t in (1, 2):
-            stayed = torch.isin(states[t].objects.id, states[t - 1].objects.id) & (states[t].objects.pres > 0)
-            for b in range(40):
-                for i in range(int(states[t].objects.num_present[b])):
-                    known = states[t].objects.id[b, i] in states[t - 1].objects.id[b]
-                    assert known == (states[t].memory[b, i] != 0).any()
-            assert stayed.any()
+        for before, now in itertools.pairwise(states):
+            present = now.objects.pres > 0
+            stayed = (now.objects.id.unsqueeze(-1) == before.objects.id.unsqueeze(-2)).any(-1)[present]
+            assert torch.equal((now.memory != 0).any(-1)[present], stayed)
+            assert stayed.any() and not stayed.all()
 
 
 class TestLearning:
     def test_every_parameter_gets_a_finite_gradient(self):
         model, guide = programs(stay=2.0, find=2.0)
         model, guide, frames = model.double(), guide.double(), video(3, 8).double()
-        for parameter in {*model.parameters(), *guide.parameters()}:
-            with torch.no_grad():  # no weight is zero, which would hide what is behind it
+        for parameter in dict.fromkeys((*model.parameters(), *guide.parameters())):
+            with torch.no_grad():  # a weight of zero would block gradients
                 parameter += 0.01 * torch.randn_like(parameter)
         loss = VIMCO(3)(model, guide)(frames)
         loss.backward()
@@ -207,7 +202,7 @@ class TestLearning:
             assert parameter.grad.isfinite().all(), name
             assert (parameter.grad != 0).any(), name
 
-    def test_nothing_in_an_empty_scene_breaks(self):
+    def test_empty_scenes(self):
         model, guide = programs(find=-100.0)
         loss = VIMCO(3)(model, guide)(video())
         loss.backward()
@@ -216,38 +211,17 @@ class TestLearning:
         assert all((state.objects.pres == 0).all() for state in guide(video()))
 
 
-class TestParticles:
-    def test_images_are_encoded_once_for_all_particles(self):
-        model, guide = programs()
-        shapes = []
-        guide.discovery.image_encoder.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
-        particles = log_weights(model, guide, (video(),), num_particles=4, max_plate_nesting=1)
-        assert particles.log_weight.shape == (4, B)
-        assert shapes == [(B, 8)] * T
-
-    def test_particles_differ(self):
-        model, guide = programs()
-        weight = log_weights(model, guide, (video(),), num_particles=4, max_plate_nesting=1).log_weight
-        assert weight.isfinite().all()
-        assert all(len(set(column.tolist())) == 4 for column in weight.T)
-
-
-class TestSaving:
-    def test_weights_can_be_saved_and_loaded(self, tmp_path):
-        _, guide = programs()
-        torch.save(guide.state_dict(), tmp_path / "guide.pt")
-        _, other = programs()
-        frames = video()
-        other.load_state_dict(torch.load(tmp_path / "guide.pt"))
-        results = []
-        for program in (guide, other):
-            torch.manual_seed(2)
-            results.append(stack_objects([state.objects for state in program(frames)]))
-        assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+def test_images_are_encoded_once_for_all_particles():
+    model, guide = programs()
+    shapes = []
+    guide.discovery.image_encoder.register_forward_hook(lambda module, args, output: shapes.append(output.shape))
+    particles = log_weights(model, guide, (video(),), num_particles=4, max_plate_nesting=1)
+    assert particles.log_weight.shape == (4, B)
+    assert shapes == [(B, 8)] * T
 
 
 def test_a_guide_without_parameters():
-    """Contract C4 holds for guides, too: plain functions suffice."""
+    """Contract C4: the parts of a guide may be plain functions."""
 
     def draw(slots):
         for _ in slots:

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""AIR is SQAIR's first frame, in every frame."""
+"""AIR: every frame is like the first frame of SQAIR."""
 
 import pytest
 import torch
@@ -32,7 +32,7 @@ def test_sites_fit_and_everything_learns(programs):
 
 
 def test_weight_of_a_video_is_that_of_its_frames(programs):
-    """Frames are independent: given the same draws, the log weight is the sum of each frame's as a video of one."""
+    """Frames are independent: for the same draws, the log weight is the sum of those of videos of one frame."""
     frames = torch.rand(T, B, 1, 12, 12).double()
     model, guide = (program.double() for program in programs)
     trace = poutine.trace(guide).get_trace(frames)
@@ -52,7 +52,7 @@ def test_weight_of_a_video_is_that_of_its_frames(programs):
 
 
 def test_first_frame_weighs_as_in_sqair(programs):
-    """With the same parts, AIR and SQAIR agree on a video of one frame, draw for draw."""
+    """With the same parts and seed, AIR and SQAIR have the same weights on a video of one frame."""
     model, guide = programs
     sqair = SQAIR(model.discovery_prior, SQAIR.build(SCENE, 8).propagation_prior, model.renderer, SCENE)
     other = SQAIRGuide(guide.discovery, SQAIRGuide.build(SCENE, 8).propagation, SCENE)
@@ -72,27 +72,21 @@ def test_every_object_is_new_in_every_frame(programs):
 
 
 def test_number_of_objects_is_geometric():
-    """p(D) is proportional to 0.3^D for D = 0 ... N, in each frame of many dreams."""
+    """p(D) is proportional to 0.3^D for D = 0 ... N, in each frame of generated videos."""
     model = AIR.build(SCENE, 8, success=0.3)
-    dreams = 4000
-    like = torch.zeros(0, dreams, 1, 12, 12)
+    number = 4000
+    like = torch.zeros(0, number, 1, 12, 12)
     counts = generate(model, like, 2).objects.pres.sum(-1)
-    law = 0.3 ** torch.arange(N + 1)
-    law = law / law.sum()
+    prob = 0.3 ** torch.arange(N + 1)
+    prob = prob / prob.sum()
     for frame in counts:
-        share = torch.bincount(frame.long(), minlength=N + 1) / dreams
-        error = (law * (1 - law) / dreams).sqrt()
-        assert ((share - law).abs() < 4 * error).all()
-
-
-def test_published_size():
-    """The paper says 1.7M; docs/model.md says what ours leave out."""
-    model, guide = AIR.build(SceneConfig()), AIRGuide.build(SceneConfig())
-    assert sum(p.numel() for p in {*model.parameters(), *guide.parameters()}) == 1_404_939
+        share = torch.bincount(frame.long(), minlength=N + 1) / number
+        error = (prob * (1 - prob) / number).sqrt()
+        assert ((share - prob).abs() < 4 * error).all()
 
 
 def test_a_guide_needs_a_frame(programs):
-    with pytest.raises(ValueError, match="expected a frame to look at in step 2"):
+    with pytest.raises(ValueError, match="expected a frame in step 2 of the guide, got None"):
         programs[1].step(2, programs[1].init(1))
 
 

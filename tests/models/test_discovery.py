@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The discovery prior: a truncated categorical count written slot by slot, and where new objects are expected."""
+"""The discovery prior: a truncated categorical count, factorised over slots, and the prior of `where`."""
 
 import dataclasses
 
@@ -21,8 +21,8 @@ from pyro_sqair.models import (
     DiscoveryPrior,
     FixedCount,
     SizedWhere,
-    presence_logits,
 )
+from pyro_sqair.models.discovery import presence_logits
 from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import DiscoverySlots
@@ -31,19 +31,19 @@ N, D = 4, 2
 
 
 def propagated(number: Tensor) -> Objects:
-    """Scenes with the given numbers of objects, dtype float64."""
+    """Objects in scenes with the given numbers of objects, dtype float64."""
     pres = (torch.arange(N) < number.unsqueeze(-1)).double()
     where, what = (torch.randn(*pres.shape, size).double() * pres.unsqueeze(-1) for size in (4, D))
     return Objects(pres, where, what, torch.where(pres > 0, torch.arange(N), -1))
 
 
 def log_prob_of_count(logits: Tensor, count: int, room: int) -> Tensor:
-    """The product of Bernoulli terms that finds `count` objects and then, if there is room, no more."""
+    """The log-probability that the first `count` slots are filled and, if there is room, the next is not."""
     total = logsigmoid(logits[..., :count]).sum(-1)
     return total + logsigmoid(-logits[..., count]) if count < room else total
 
 
-def test_a_count_prior_of_another_size_is_refused():
+def test_count_prior_for_another_number_of_slots():
     prior = DiscoveryPrior(N + 1, D, SetEncoder(D, 4)).double()
     scene = propagated(torch.zeros(2, dtype=torch.int64))
     with pytest.raises(
@@ -56,25 +56,21 @@ class TestPresenceLogits:
     @pytest.mark.parametrize("spread", [0.1, 1.0, 10.0])
     @pytest.mark.parametrize("offset", [0.0, 300.0, -300.0])
     def test_equals_truncated_categorical(self, spread, offset):
-        """Exact for every count and every room; a constant added to all logits is no matter."""
-        count_logits = (spread * torch.randn(50, N + 1) + offset).double()
-        for room in range(N + 1):
-            logits = presence_logits(count_logits, torch.full((50,), float(room)))
-            assert logits.shape == (50, N)
-            expected = count_logits[:, : room + 1].log_softmax(-1)
-            for count in range(room + 1):
-                torch.testing.assert_close(
-                    log_prob_of_count(logits, count, room), expected[:, count], rtol=1e-6, atol=1e-6
-                )
+        """Exact for every count and room, and invariant to a constant added to all logits."""
+        self.check((spread * torch.randn(50, N + 1) + offset).double(), rtol=1e-6, atol=1e-6)
 
     @pytest.mark.parametrize("cost", [5.0, 40.0, 150.0])
-    def test_costs_of_any_size(self, cost):
-        count_logits = -cost * torch.arange(N + 1).double()
+    def test_large_costs(self, cost):
+        self.check(-cost * torch.arange(N + 1).double().expand(2, -1), rtol=1e-7, atol=1e-7)
+
+    def check(self, count_logits: Tensor, **tolerance: float) -> None:
         for room in range(N + 1):
-            logits = presence_logits(count_logits, torch.tensor(float(room)))
-            expected = count_logits[: room + 1].log_softmax(-1)
+            logits = presence_logits(count_logits, torch.full((len(count_logits),), float(room)))
+            assert logits.shape == (len(count_logits), N)
+            assert (torch.sigmoid(logits[:, room:]) < 1e-30).all()  # closed slots are empty
+            expected = count_logits[:, : room + 1].log_softmax(-1)
             for count in range(room + 1):
-                torch.testing.assert_close(log_prob_of_count(logits, count, room), expected[count])
+                torch.testing.assert_close(log_prob_of_count(logits, count, room), expected[:, count], **tolerance)
 
     def test_batch_shapes(self):
         room = torch.tensor([[0.0, 1, 2], [3, 4, 4]])
@@ -84,10 +80,6 @@ class TestPresenceLogits:
             assert logits.shape == (*torch.broadcast_shapes(shape, room.shape), N)
             single = presence_logits(count_logits.expand(*logits.shape[:-1], N + 1)[..., 1, 0, :], torch.tensor(3.0))
             torch.testing.assert_close(logits[..., 1, 0, :], single)
-
-    def test_closed_slots_are_surely_empty(self):
-        logits = presence_logits(torch.randn(N + 1), torch.tensor(2.0))
-        assert (torch.sigmoid(logits[2:]) < 1e-30).all()
 
     def test_gradients(self):
         count_logits = torch.randn(N + 1, dtype=torch.float64, requires_grad=True)
@@ -113,35 +105,28 @@ class TestCounts:
         later = torch.tensor([10.0] + [0.0] * N).double()
         torch.testing.assert_close(count(scene, False), torch.nn.functional.elu(hidden + later))
 
-    def test_nothing_new_is_expected_later(self):
-        count = CategoricalCount(N).double()
-        scene = propagated(torch.tensor([0, 1, 2, 3]))
-        first, later = (presence_logits(count(scene, f), N - scene.num_present)[:, 0] for f in (True, False))
-        assert (torch.sigmoid(first) > 0.2).all()
-        assert (torch.sigmoid(later) < 1e-3).all()
-
 
 class TestWhere:
-    def test_starts_at_the_given_mean_with_unit_deviation(self):
-        """Whatever the context and however many objects came before."""
+    def test_initial_distribution(self):
+        """It does not depend on the context or on the slots before."""
         prior = AutoregressiveWhere(7)
         context, where, state = prior.context(3 * torch.randn(20, 7)), prior.initial_where, prior.initial_state
         for _ in range(3):
-            law, state = prior(context, where, state)
-            assert law.event_shape == (4,)
-            torch.testing.assert_close(law.mean, torch.tensor([-2.0, -2, 0, 0]).expand(20, 4))
-            torch.testing.assert_close(law.stddev, torch.ones(20, 4))
+            p, state = prior(context, where, state)
+            assert p.event_shape == (4,)
+            torch.testing.assert_close(p.mean, torch.tensor([-2.0, -2, 0, 0]).expand(20, 4))
+            torch.testing.assert_close(p.stddev, torch.ones(20, 4))
             where = 3 * torch.randn(20, 4)
 
-    def test_learns_from_context_and_from_what_came_before(self):
+    def test_depends_on_context_and_on_the_slots_before(self):
         prior = AutoregressiveWhere(7)
         for parameter in prior.parameters():
             torch.nn.init.normal_(parameter, std=0.2)
         context, where, state = torch.randn(7), torch.randn(4), torch.zeros(4)
 
         def mean(context, where, state):
-            law, new = prior(prior.context(context), where, state)
-            return law.mean, new
+            p, new = prior(prior.context(context), where, state)
+            return p.mean, new
 
         loc, new = mean(context, where, state)
         assert not torch.equal(loc, mean(torch.randn(7), where, state)[0])
@@ -150,26 +135,24 @@ class TestWhere:
 
 
 class TestSizedWhere:
-    def test_the_size_is_given_and_the_place_is_learned(self):
+    def test_scale_logits_are_fixed_and_the_shift_is_learned(self):
         free, sized = AutoregressiveWhere(7), SizedWhere(7, (-1.5, -0.5, 0.0, 0.0), std=0.1)
         for parameter in free.parameters():
             torch.nn.init.normal_(parameter, std=0.5)
         sized.load_state_dict(free.state_dict())
         context, where, state = torch.randn(20, 7), torch.randn(20, 4), torch.randn(20, 4)
-        (law, new), (expected, same) = (p(p.context(context), where, state) for p in (sized, free))
+        (p, new), (expected, same) = (prior(prior.context(context), where, state) for prior in (sized, free))
         assert torch.equal(new, same)
-        torch.testing.assert_close(law.mean[..., :2], torch.tensor([-1.5, -0.5]).expand(20, 2))
-        torch.testing.assert_close(law.stddev[..., :2], torch.full((20, 2), 0.1))
-        assert torch.equal(law.mean[..., 2:], expected.mean[..., 2:])
-        assert torch.equal(law.stddev[..., 2:], expected.stddev[..., 2:])
-
-    def test_starts_in_the_middle(self):
-        prior = SizedWhere(7, (-1.5, -0.5, 0.0, 0.0), std=0.1)
-        law, _ = prior(prior.context(torch.randn(7)), prior.initial_where, prior.initial_state)
-        torch.testing.assert_close(law.mean, torch.tensor([-1.5, -0.5, 0.0, 0.0]))
+        torch.testing.assert_close(p.mean[..., :2], torch.tensor([-1.5, -0.5]).expand(20, 2))
+        torch.testing.assert_close(p.stddev[..., :2], torch.full((20, 2), 0.1))
+        assert torch.equal(p.mean[..., 2:], expected.mean[..., 2:])
+        assert torch.equal(p.stddev[..., 2:], expected.stddev[..., 2:])
+        prior = SizedWhere(7, (-1.5, -0.5, 0.0, 0.0), std=0.1)  # its initial mean is in the middle of the image
+        p, _ = prior(prior.context(torch.randn(7)), prior.initial_where, prior.initial_state)
+        torch.testing.assert_close(p.mean, torch.tensor([-1.5, -0.5, 0.0, 0.0]))
 
     @pytest.mark.parametrize("system", [SQAIR, AIR])
-    def test_is_the_prior_of_a_scene_that_knows_the_size_of_objects(self, system):
+    def test_is_the_prior_if_the_object_size_is_known(self, system):
         scene = SceneConfig(N, D, image_size=(12, 16), glimpse_size=(4, 4), object_size=(3, 4), object_size_std=0.2)
         prior = system.build(scene, 8).discovery_prior.where
         assert isinstance(prior, SizedWhere) and prior.std == 0.2
@@ -179,24 +162,21 @@ class TestSizedWhere:
 
 
 class TestDiscoveryPrior:
-    def prior(self, **kwargs) -> DiscoveryPrior:
-        return DiscoveryPrior(N, D, SetEncoder(D, 8), **kwargs).double()
-
     def run(self, prior, scene, first=True):
         slots = DiscoverySlots(scene)
         with pyro.plate("sequences", scene.pres.shape[-2], dim=-1):
-            prior(scene, slots, first)
-        return slots
+            trace = poutine.trace(prior).get_trace(scene, slots, first)
+        trace.compute_log_prob()
+        return trace, slots
 
     @pytest.mark.parametrize("first", [True, False])
     def test_log_prob_is_that_of_the_categorical_count(self, first):
-        """Whatever is drawn: the log-probabilities of all presences add up to that of their number."""
-        prior = self.prior()
+        """The log-probabilities of all presences add up to that of their number."""
+        prior = DiscoveryPrior(N, D, SetEncoder(D, 8)).double()
         torch.nn.init.normal_(prior.count.bias)
         torch.nn.init.normal_(prior.count.later)
         scene = propagated(torch.arange(N + 1).repeat(20))
-        trace = poutine.trace(lambda: self.run(prior, scene, first)).get_trace()
-        trace.compute_log_prob()
+        trace, _ = self.run(prior, scene, first)
         pres = [site for name, site in trace.nodes.items() if name.endswith("/pres")]
         number = sum(site["value"] for site in pres).long()
         room = (N - scene.num_present).long()
@@ -209,14 +189,10 @@ class TestDiscoveryPrior:
         )
 
     def test_what_is_standard_normal(self):
-        prior, scene = self.prior(count=FixedCount(-50.0, 0.0)), propagated(torch.tensor([0, 1]))
-        trace = poutine.trace(lambda: self.run(prior, scene)).get_trace()
+        prior = DiscoveryPrior(N, D, SetEncoder(D, 8), FixedCount(-50.0, 0.0)).double()
+        scene = propagated(torch.tensor([0, 1]))
+        trace, slots = self.run(prior, scene)
         site = trace.nodes["disc_0/what"]
-        site_log_prob = site["fn"].log_prob(site["value"])
         expected = dist.Normal(0.0, 1.0).log_prob(site["value"]).sum(-1)
-        torch.testing.assert_close(site_log_prob, expected)
-        slots = trace.nodes["_RETURN"]["value"]
+        torch.testing.assert_close(site["log_prob"], expected)
         assert slots.objects(None, D, scene.pres).num_present.tolist() == [4.0, 3.0]
-
-    def test_default_count_is_learned(self):
-        assert isinstance(self.prior().count, CategoricalCount)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The graphs in docs/model.md are those of the programs, found by changing one draw at a time."""
+"""The graphs in docs/model.md are those of the programs, which the test finds by changing one draw at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Edges = set[tuple[str, str]]
 
 
 def sites(node: str) -> list[str]:
-    """The sites of a node of the page: ``X1`` is an image, ``P1_where`` a draw, ``P1`` all three draws of a slot."""
+    """The sites of a node: ``X1`` is an image, ``P1_where`` a draw, ``P1`` all three draws of a slot."""
     kind, frame, draw = re.fullmatch(r"([XPD])(\d)(?:_(\w+))?", node).groups()
     if kind == "X":
         return [f"frame_{frame}/image"]
@@ -32,8 +32,8 @@ def sites(node: str) -> list[str]:
     return [f"frame_{frame}/{slot}/{name}" for name in ([draw] if draw else ("pres", "where", "what"))]
 
 
-def drawn(half: int) -> Edges:
-    """The edges of the page's graph of the model (0) or the guide (1), draw by draw."""
+def edges_of_the_page(half: int) -> Edges:
+    """The edges between draws in the page's graph of the model (0) or of the guide (1)."""
     graph = re.findall(r"^```mermaid\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)[half]
     edges = set()
     for line in graph.splitlines():
@@ -44,7 +44,7 @@ def drawn(half: int) -> Edges:
 
 
 def programs() -> tuple[Program, Program]:
-    """A model and a guide in which no weight is zero by chance, and objects come and go."""
+    """A model and a guide with random weights, none of them zero, so that objects appear and disappear."""
     scene = SceneConfig(num_slots=1, what_dim=2, image_size=(12, 12), glimpse_size=(6, 6))
     model, guide = SQAIRSystem(hidden_size=8).programs(scene)
     for parameter in (*model.parameters(), *guide.parameters()):
@@ -54,10 +54,10 @@ def programs() -> tuple[Program, Program]:
 
 
 def log_probs(trace: poutine.Trace) -> dict[str, Tensor]:
-    """The log-probability of every draw, with and without the rules of presence.
+    """The log-probability of every draw, with and without the presence rules.
 
-    With N=1 discovery opens only where the propagated object is gone: what that object was like matters to the
-    networks, but never to a weight.
+    With one slot, discovery is open only if nothing was propagated. Then the propagated latents are inputs of the
+    networks, but log-probabilities with the presence rules do not depend on them.
     """
     nodes = {name: site for name, site in trace.nodes.items() if site["type"] == "sample" and name.startswith("frame")}
     return {
@@ -67,7 +67,7 @@ def log_probs(trace: poutine.Trace) -> dict[str, Tensor]:
 
 
 def dependencies(program: Program, frames: Tensor) -> Edges:
-    """The pairs (a, b) in which the distribution of b changes when a is changed and all other draws are held."""
+    """The pairs (a, b) for which the distribution of b changes with a, all other draws fixed."""
     trace = poutine.trace(program).get_trace(frames)
     before, edges = log_probs(trace), set()
 
@@ -80,13 +80,13 @@ def dependencies(program: Program, frames: Tensor) -> Edges:
         if trace.nodes[name]["is_observed"]:
             continue
         other, value = trace.copy(), trace.nodes[name]["value"]
-        # Some are flipped, not all, so that every slot is still open somewhere.
+        # Only some are flipped, so that every slot stays open somewhere.
         flipped = torch.where(torch.rand_like(value) < 0.5, 1 - value, value)
         value = flipped if name.endswith("pres") else value + torch.randn_like(value)
         other.nodes[name] = {**trace.nodes[name], "value": value}
         compare(name, poutine.trace(poutine.replay(program, trace=other)).get_trace(frames))
     for t in range(len(frames)):
-        if (name := f"frame_{t}/image") not in before:  # a guide does not draw the image that it looks at
+        if (name := f"frame_{t}/image") not in before:  # a guide does not draw images
             changed = frames.clone()
             changed[t] = torch.rand_like(frames[t])
             compare(name, poutine.trace(poutine.replay(program, trace=trace)).get_trace(changed))
@@ -94,6 +94,6 @@ def dependencies(program: Program, frames: Tensor) -> Edges:
 
 
 @pytest.mark.parametrize("half", [0, 1], ids=["model", "guide"])
-def test_the_page_draws_the_graph_of_the_program(half: int) -> None:
+def test_graph_of_the_page(half: int) -> None:
     with torch.no_grad(), pyro.validation_enabled(False):
-        assert dependencies(programs()[half], torch.rand(2, 64, 1, 12, 12)) == drawn(half)
+        assert dependencies(programs()[half], torch.rand(2, 64, 1, 12, 12)) == edges_of_the_page(half)

@@ -1,13 +1,13 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The networks against PyTorch's own, at every leading batch shape."""
+"""The networks compared with those of PyTorch, for every leading batch shape."""
 
 import pytest
 import torch
 from torch import nn
 
-from pyro_sqair.nn.networks import GRU, MLP, SetEncoder, VanillaRNN, join
+from pyro_sqair.nn.networks import GRU, MLP, SetEncoder, VanillaRNN, join, positive_scale
 from pyro_sqair.scene.objects import Objects
 
 BATCHES = [(), (3,), (2, 3), (4, 2, 3)]
@@ -47,16 +47,9 @@ class TestMLP:
 class TestVanillaRNN:
     @pytest.mark.parametrize("batch", BATCHES)
     def test_equals_rnn_cell(self, batch):
-        ours = VanillaRNN([2, 3], 4, 6).double()
-        cell = nn.RNNCell(9, 6, dtype=torch.float64)
-        cell.load_state_dict(
-            {
-                "weight_ih": ours.input.weight,
-                "bias_ih": ours.input.bias,
-                "weight_hh": ours.hidden.weight,
-                "bias_hh": ours.hidden.bias,
-            }
-        )
+        ours, cell = VanillaRNN([2, 3], 4, 6).double(), nn.RNNCell(9, 6, dtype=torch.float64)
+        weights = (ours.input.weight, ours.hidden.weight, ours.input.bias, ours.hidden.bias)
+        cell.load_state_dict(dict(zip(("weight_ih", "weight_hh", "bias_ih", "bias_hh"), weights, strict=True)))
         a, b, x, hidden = (torch.randn(*batch, size, dtype=torch.float64) for size in (2, 3, 4, 6))
         expected = cell(torch.cat([a, b, x], -1).reshape(-1, 9), hidden.reshape(-1, 6)).reshape(*batch, 6)
         torch.testing.assert_close(ours(ours.context(a, b), x, hidden), expected)
@@ -68,14 +61,17 @@ class TestVanillaRNN:
         expected = rnn(rnn.context(a.expand(3, 5, 2), b), x, rnn.initial.expand(3, 5, 6))
         torch.testing.assert_close(result, expected)
 
-    def test_initial_state_is_learned(self):
+    def test_initial_state_is_a_parameter(self):
         rnn = VanillaRNN([2], 4, 6)
         assert isinstance(rnn.initial, nn.Parameter)
         assert (rnn.initial == 0).all()
+        with pytest.raises(ValueError, match="zip"):  # of a wrong number of parts
+            rnn.context(torch.zeros(2), torch.zeros(2))
 
-    def test_wrong_number_of_parts(self):
-        with pytest.raises(ValueError, match="zip"):
-            VanillaRNN([2, 3], 4, 6).context(torch.zeros(2))
+
+def test_positive_scale():
+    x = torch.tensor([-1e4, -3.0, 0.0, 3.0, 1e4]).double()
+    torch.testing.assert_close(positive_scale(x), x.clamp(min=0) + (-x.abs()).exp().log1p() + 0.01)
 
 
 @pytest.mark.parametrize("batch", BATCHES)
@@ -93,7 +89,7 @@ def test_gru_equals_loop_over_cells(batch, narrow):
 
 class TestSetEncoder:
     def objects(self, *batch: int) -> Objects:
-        # Objects are encoded as they were propagated: there may be gaps among them.
+        # Propagated objects stay in their slots, so present objects may follow absent ones.
         pres = (torch.rand(*batch, 4) < 0.5).float()
         return Objects(pres, torch.randn(*batch, 4, 4), torch.randn(*batch, 4, 3), torch.arange(4).expand(*batch, 4))
 
@@ -114,6 +110,6 @@ class TestSetEncoder:
         shuffled = Objects(*(field[:, order] for field in objects))
         torch.testing.assert_close(encoder(shuffled), encoder(objects))
 
-    def test_nobody(self):
-        objects = self.objects(5)
-        assert (SetEncoder(3, 8)(objects._replace(pres=torch.zeros(5, 4))) == 0).all()
+    def test_empty_scenes(self):
+        objects = self.objects(5)._replace(pres=torch.zeros(5, 4))
+        assert (SetEncoder(3, 8)(objects) == 0).all()
