@@ -19,7 +19,7 @@ from pyro_sqair.data import Sequences, Source
 from pyro_sqair.data.randomness import isolated
 from pyro_sqair.experiments.serialization import from_json, to_json
 from pyro_sqair.experiments.systems import System
-from pyro_sqair.experiments.videos import Videos
+from pyro_sqair.experiments.videos import FileVideos, Videos
 from pyro_sqair.infer import check_sites
 from pyro_sqair.scene import Program, SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig, load_weights
@@ -225,7 +225,7 @@ class Experiment:
 
     def _settled(self) -> Experiment:
         training = self.with_training(validate_every=1, checkpoint_every=1).training
-        videos = replace(self.videos, in_memory=True) if hasattr(self.videos, "in_memory") else self.videos
+        videos = replace(self.videos, in_memory=True) if isinstance(self.videos, FileVideos) else self.videos
         return replace(self, training=replace(training, threads=None), videos=videos)
 
 
