@@ -39,7 +39,7 @@ SMALL_CNN = ConvolutionConfig((8, 16), (2, 2), 64, (5, 5), 16, (16, 16), (2, 2))
 
 def train(experiment: Experiment, steps: int, out: Path, programs: tuple[Program, Program] | None = None) -> Run:
     """Trains for some steps of three frames."""
-    short = {"steps": steps, "curriculum": ((3, 1.0),), "ema_decay": 0.98, "validate_every": 10 * steps, "threads": 1}
+    short = {"steps": steps, "curriculum": ((3, 1.0),), "ema_decay": 0.98, "validate_every": 10 * steps}
     return experiment.with_training(**short).train(out, device="cpu", programs=programs, progress=False)
 
 

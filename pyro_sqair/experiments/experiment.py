@@ -226,7 +226,7 @@ class Experiment:
     def _settled(self) -> Experiment:
         training = self.with_training(validate_every=1, checkpoint_every=1).training
         videos = replace(self.videos, in_memory=True) if isinstance(self.videos, FileVideos) else self.videos
-        return replace(self, training=replace(training, threads=None), videos=videos)
+        return replace(self, training=training, videos=videos)
 
 
 def load(run: str | Path, device: str = "cpu", programs: tuple[Program, Program] | None = None) -> Run:

@@ -7,11 +7,10 @@ from pyro_sqair.training.averaging import WeightAverage
 from pyro_sqair.training.config import TrainingConfig, published
 from pyro_sqair.training.log import read_log
 from pyro_sqair.training.schedule import learning_rate, sequence_length, work
-from pyro_sqair.training.trainer import Outcome, Trainer
+from pyro_sqair.training.trainer import Trainer
 from pyro_sqair.training.weights import load_weights, save_weights
 
 __all__ = [
-    "Outcome",
     "Trainer",
     "TrainingConfig",
     "WeightAverage",

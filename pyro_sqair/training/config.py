@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -37,7 +36,6 @@ class TrainingConfig:
         validate_every: steps between validations; the last step is always validated.
         checkpoint_every: steps between checkpoints; the last step always makes one.
         seed: of the batches, of the draws of model and guide, and of validation. Not of the initial weights.
-        threads: CPU threads of PyTorch; None leaves them alone.
     """
 
     steps: int = 5600
@@ -56,17 +54,9 @@ class TrainingConfig:
     validate_every: int = 500
     checkpoint_every: int = 500
     seed: int = 0
-    threads: int | None = None
 
     def __post_init__(self) -> None:
-        for name in (
-            "steps",
-            "batch_size",
-            "num_particles",
-            "log_every",
-            "validate_every",
-            "checkpoint_every",
-        ):
+        for name in ("steps", "batch_size", "num_particles", "log_every", "validate_every", "checkpoint_every"):
             _expect(_is_int(getattr(self, name), 1), f"{name} to be a positive integer", getattr(self, name))
         for name in ("warmup_steps", "seed"):
             _expect(_is_int(getattr(self, name), 0), f"{name} to be an integer, 0 or more", getattr(self, name))
@@ -75,17 +65,8 @@ class TrainingConfig:
         _expect(self.optimizer in ("adam", "rmsprop"), "optimizer 'adam' or 'rmsprop'", self.optimizer)
         _expect(0 <= self.momentum < 1, "momentum in [0, 1)", self.momentum)
         _expect(0 <= self.ema_decay < 1, "ema_decay in [0, 1)", self.ema_decay)
-        _expect(
-            self.clip_norm is None or _is_positive(self.clip_norm),
-            "clip_norm positive or None",
-            self.clip_norm,
-        )
-        _expect(
-            self.threads is None or _is_int(self.threads, 1),
-            "threads a positive integer or None",
-            self.threads,
-        )
-        # A configuration read back from JSON has lists here.
+        clipped = self.clip_norm is None or _is_positive(self.clip_norm)
+        _expect(clipped, "clip_norm positive or None", self.clip_norm)
         object.__setattr__(self, "curriculum", _pairs("curriculum", self.curriculum))
         object.__setattr__(self, "learning_rate_changes", _pairs("learning_rate_changes", self.learning_rate_changes))
         self._check_pairs()
@@ -108,13 +89,6 @@ class TrainingConfig:
                 self.learning_rate_changes,
             )
             previous = step
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as plain JSON types; `TrainingConfig(**fields)` reads them back."""
-        fields = dataclasses.asdict(self)
-        for name in ("curriculum", "learning_rate_changes"):
-            fields[name] = [list(pair) for pair in fields[name]]
-        return fields
 
 
 def published(steps: int = 1_000_000) -> TrainingConfig:

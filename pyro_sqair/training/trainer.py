@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import enum
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,8 @@ from pyro_sqair.training.schedule import learning_rate, sequence_length
 from pyro_sqair.training.updater import Updater
 from pyro_sqair.training.weights import save_weights
 
-# A resumed run may differ in these: they say when things are written and how fast, not what is learned.
-_FREE = frozenset({"threads", "validate_every", "checkpoint_every"})
-
-
-class Outcome(enum.Enum):
-    """How `Trainer.run` came to its end."""
-
-    FINISHED = "finished"
-    INTERRUPTED = "interrupted"
+# A resumed run may differ in these: they say when things are written, not what is learned.
+_FREE = frozenset({"validate_every", "checkpoint_every"})
 
 
 class Trainer:
@@ -118,22 +111,24 @@ class Trainer:
         """Where the run's checkpoint is or will be."""
         return self.out / "checkpoint.pt"
 
-    def run(self) -> Outcome:
+    def run(self) -> bool:
         """Trains until the last step, Ctrl-C or SIGTERM; a second one of these aborts without saving.
 
         Returns:
-            whether the run is finished, or was interrupted after a saved step. A finished run does nothing.
+            Whether the run is finished; else it was interrupted after a saved step. A finished run does nothing.
 
         Raises:
             FileExistsError: if this run is fresh but its folder holds the checkpoint of another.
             FloatingPointError: if no step of a whole logging interval had a finite loss and gradient.
         """
         if self.step >= self.config.steps:
-            return Outcome.FINISHED
-        self._check_folder()
+            return True
+        if self.step == 0 and self.checkpoint.exists():
+            raise FileExistsError(
+                f"expected a folder without a checkpoint, got {self.out}; resume its run or name another"
+            )
         with ExitStack() as stack:
-            stack.enter_context(_threads(self.config.threads))
-            # A store of its own: in one with a namesake of another model, a PyroParam would take its value.
+            # A store of its own: a PyroParam would take the value of its namesake in another model's.
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(isolated(self.device))
             interruption = stack.enter_context(Interruption())
@@ -142,45 +137,34 @@ class Trainer:
             restore(self._random, self.device)
             frames = self._batch()
             self._rehearse(frames)  # before any file is touched
-            self._open_folder()
+            truncate_log(self.out / "log.jsonl", self.step)
+            if self.experiment is not None:
+                write_json(self.out / "experiment.json", self.experiment)
             self._loop(interruption, progress, frames)
             self._random = capture(self.device)
-        if self.step >= self.config.steps:
-            return Outcome.FINISHED
-        print(
-            f"interrupted after step {self.step}; Trainer.resume continues from {self.checkpoint}",
-            file=sys.stderr,
-        )
-        return Outcome.INTERRUPTED
+        if self.step < self.config.steps:
+            print(f"interrupted after step {self.step}; saved in {self.checkpoint}", file=sys.stderr)
+        return self.step >= self.config.steps
 
     def complete(self) -> bool:
-        """Takes up the run where its checkpoint left it, if there is one, and trains until the last step.
-
-        Returns:
-            whether the run is finished; else it was interrupted, and calling this again continues it.
-
-        Raises:
-            ValueError: if the folder holds the checkpoint of another run; see `resume`.
-            FloatingPointError: see `run`.
-        """
+        """Resumes the run if its folder holds a checkpoint, and trains until the last step; see `resume` and `run`."""
         if self.checkpoint.exists():
             self.resume()
             print(f"continuing {self.out} at step {self.step}; for a new run, remove the folder or name another")
-        return self.run() is Outcome.FINISHED
+        return self.run()
 
     def resume(self) -> None:
-        """Takes up the run where its checkpoint left it; if the checkpoint does not fit, nothing is touched.
+        """Restores the state of the checkpoint; if it does not fit this run, nothing is changed.
 
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if the file is damaged, or of another model or training; it says what differs.
         """
-        path = self.checkpoint
-        payload = load_checkpoint(path)
+        path, payload = self.checkpoint, load_checkpoint(self.checkpoint)
         remedy = "for a new run, remove that folder or name another"
         check_same(f"a checkpoint of this model ({remedy})", self.identity, payload["identity"], path)
         ours, theirs = (
-            {k: v for k, v in c.items() if k not in _FREE} for c in (self.config.to_json(), payload["config"])
+            {k: v for k, v in c.items() if k not in _FREE} for c in (asdict(self.config), payload["config"])
         )
         check_same(f"a checkpoint of this training ({remedy})", ours, theirs, path)
         check_weights(self.objective.state_dict(), payload["weights"], path)
@@ -298,22 +282,11 @@ class Trainer:
         record = {"kind": "validation", "step": self.step, "seconds": round(self.seconds, 3)}
         append_record(self.out / "log.jsonl", record | self.metrics)
 
-    def _check_folder(self) -> None:
-        if self.step == 0 and self.checkpoint.exists():
-            raise FileExistsError(
-                f"expected a folder without a checkpoint, got {self.out}; resume its run or name another"
-            )
-
-    def _open_folder(self) -> None:
-        truncate_log(self.out / "log.jsonl", self.step)
-        if self.experiment is not None:
-            write_json(self.out / "experiment.json", self.experiment)
-
     def _save(self) -> None:
         estimator = getattr(self.estimator, "state_dict", dict)
         payload: dict[str, Any] = {
             "identity": self.identity,
-            "config": self.config.to_json(),
+            "config": asdict(self.config),
             "step": self.step,
             "weights": dict(self.objective.state_dict()),
             "optimizer": self.updater.optimizer.state_dict(),
@@ -327,18 +300,6 @@ class Trainer:
             "seconds": self.seconds,
         }
         save_checkpoint(self.checkpoint, payload)
+        pair = self.objective.model, self.objective.guide
         with self.averaged_weights():
-            save_weights(
-                self.out / "weights.safetensors", self.objective.model, self.objective.guide, self.identity, self.step
-            )
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    """A context with this many CPU threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(before if number is None else number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+            save_weights(self.out / "weights.safetensors", *pair, self.identity, self.step)

@@ -161,7 +161,9 @@ class TestTrain:
             with pytest.raises(ValueError, match=f"expected a run of this experiment (?s:.*){entry}"):
                 other.train(run, device="cpu", progress=False)
         assert {path: path.read_bytes() for path in run.iterdir()} == before
-        TINY.with_training(threads=1, validate_every=2).train(run, device="cpu", progress=False)  # not what is learned
+        TINY.with_training(checkpoint_every=1, validate_every=2).train(
+            run, device="cpu", progress=False
+        )  # not what is learned
 
     def test_a_foreign_file_is_not_replaced(self, tmp_path: Path) -> None:
         (tmp_path / "experiment.json").write_text(json.dumps({"lab": "notes"}))

@@ -40,7 +40,7 @@ VARIANTS: list[dict[str, Any]] = [
     {"videos": FileVideos(Path("a/train.h5"))},
     {"videos": FileVideos(Path("a.h5"), Path("b.h5"), in_memory=False), "custom": True, "test_frames": 7},
     {"scene": replace(DIGITS.scene, object_size=(9, 8.5), object_size_std=0.2, channels=3)},
-    {"training": replace(DIGITS.training, clip_norm=None, threads=2, learning_rate_changes=((0, 1e-3), (9, 1e-4)))},
+    {"training": replace(DIGITS.training, clip_norm=None, learning_rate_changes=((0, 1e-3), (9, 1e-4)))},
 ]
 
 

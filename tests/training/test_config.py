@@ -1,7 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-import json
 import re
 from typing import Any
 
@@ -28,7 +27,6 @@ from pyro_sqair.training.schedule import learning_rate, stage_bounds
         ("momentum", 1.0, "expected momentum in [0, 1), got 1.0"),
         ("ema_decay", 1.0, "expected ema_decay in [0, 1), got 1.0"),
         ("clip_norm", 0.0, "expected clip_norm positive or None, got 0.0"),
-        ("threads", 0, "expected threads a positive integer or None, got 0"),
         ("curriculum", (), "expected a curriculum of at least one (length, share), got ()"),
         ("curriculum", ((3, 0.5), (4, 0.4)), "expected shares of the curriculum that sum to 1, got 0.9"),
         (
@@ -43,11 +41,6 @@ from pyro_sqair.training.schedule import learning_rate, stage_bounds
 def test_invalid_settings(field: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         TrainingConfig(**{field: value})
-
-
-def test_json_round_trip() -> None:
-    config = TrainingConfig(curriculum=((2, 0.25), (5, 0.75)), learning_rate_changes=((3, 1e-4),), seed=7)
-    assert TrainingConfig(**json.loads(json.dumps(config.to_json()))) == config
 
 
 def test_published_recipe() -> None:

@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from pyro_sqair.infer import VIMCO, RenyiWarmup
-from pyro_sqair.training import Outcome
 
 
 def warmup(steps: int = 15) -> RenyiWarmup:
@@ -19,15 +18,15 @@ def warmup(steps: int = 15) -> RenyiWarmup:
 
 def test_resumed_warm_up_equals_an_uninterrupted_one(bench) -> None:
     whole = bench.trainer("whole", elbo=warmup())
-    assert whole.run() is Outcome.FINISHED
+    assert whole.run()
     assert whole.estimator.step == 24
 
     first = bench.trainer("parts", elbo=warmup(), hooks={6: lambda _: os.kill(os.getpid(), signal.SIGINT)})
-    assert first.run() is Outcome.INTERRUPTED
+    assert not first.run()
     second = bench.trainer("parts", elbo=warmup(), pair_seed=3)
     second.resume()
     assert second.estimator.step == 7
-    assert second.run() is Outcome.FINISHED
+    assert second.run()
     for name, weight in whole.objective.state_dict().items():
         assert torch.equal(second.objective.state_dict()[name], weight)
 

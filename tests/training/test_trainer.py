@@ -1,49 +1,30 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
+"""The training loop, step by step against one written out, and what it writes."""
+
 import copy
 import json
-import os
 import re
-import signal
-from typing import Any
 
 import pyro
 import pytest
 import torch
+from blinking import assert_identical, log, weights
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
 
 from pyro_sqair.data.randomness import derive_seed
 from pyro_sqair.infer import VIMCO
-from pyro_sqair.training import Outcome, Trainer, learning_rate, load_weights, read_log, sequence_length
-
-
-def weights(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in trainer.objective.state_dict().items()}
-
-
-def log(trainer: Trainer) -> list[dict[str, Any]]:
-    """All that was logged but the time it took."""
-    return [{k: v for k, v in r.items() if k != "seconds"} for r in read_log(trainer.out / "log.jsonl")]
-
-
-def metrics(trainer: Trainer) -> dict[str, float]:
-    """A validation that draws, so that it would show if it shared the draws of training."""
-    with torch.no_grad():
-        return {"count_accuracy": 0.5, "draw": torch.rand(()).item(), "pattern": sum_of(trainer)}
-
-
-def sum_of(trainer: Trainer) -> float:
-    return float(dict(trainer.objective.named_parameters())["model.pattern"].sum())
+from pyro_sqair.training import learning_rate, load_weights, sequence_length
 
 
 def test_against_the_loop_written_out(bench) -> None:
     """The batch mean of −L / T, Adam with this step's rate, one length and one generator a step."""
     trainer = bench.trainer(ema_decay=0.0, clip_norm=1.0)
     config, model, guide = trainer.config, *copy.deepcopy((trainer.objective.model, trainer.objective.guide))
-    assert trainer.run() is Outcome.FINISHED
+    assert trainer.run()
 
     torch.manual_seed(derive_seed("draws", config.seed))
     pyro.clear_param_store()
@@ -70,7 +51,7 @@ def test_against_the_loop_written_out(bench) -> None:
 
 def test_it_learns(bench) -> None:
     trainer = bench.trainer(steps=600, batch_size=16, learning_rate=2e-2, log_every=100, ema_decay=0.95)
-    assert trainer.run() is Outcome.FINISHED
+    assert trainer.run()
     bounds = [record["bound"] for record in log(trainer) if record["kind"] == "train"]
     assert bounds[0] < -1.5
     assert bounds[-1] > 0.5
@@ -81,100 +62,6 @@ def test_it_learns(bench) -> None:
         trace = poutine.trace(trainer.objective.guide).get_trace(frames)
     truth = frames[2, :, 0, 0, 0] > 0.5
     assert (trace.nodes["frame_2/pres"]["fn"].logits > 0).eq(truth).float().mean() > 0.97
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-@pytest.mark.parametrize("at", [0, 6, 13, 22])
-def test_interrupted_and_resumed_is_as_if_never_interrupted(bench, at: int, optimizer: str, capsys) -> None:
-    whole = bench.trainer("whole", optimizer=optimizer)
-    whole.validate = lambda step: metrics(whole)
-    assert whole.run() is Outcome.FINISHED
-
-    def press_ctrl_c(frames: Tensor) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-
-    first = bench.trainer("parts", optimizer=optimizer, hooks={at: press_ctrl_c})
-    first.validate = lambda step: metrics(first)
-    assert first.run() is Outcome.INTERRUPTED
-    assert first.step == at + 1
-    assert f"interrupted after step {at + 1}" in capsys.readouterr().err
-
-    torch.manual_seed(99)
-    second = bench.trainer("parts", optimizer=optimizer, pair_seed=3)
-    second.validate = lambda step: metrics(second)
-    second.resume()
-    assert second.step == at + 1
-    assert second.run() is Outcome.FINISHED
-
-    assert log(second) == log(whole)
-    assert {record["step"] for record in log(whole)} == {5, 7, 10, 14, 15, 20, 21, 24}
-    left, right = (torch.load(t.checkpoint, weights_only=True, map_location="cpu") for t in (second, whole))
-    assert left.pop("seconds") > 0 < right.pop("seconds")
-    assert_identical(left, right)
-    assert_identical(weights(second), weights(whole))
-
-
-def test_interrupted_and_continued_in_the_same_process(bench) -> None:
-    whole = bench.trainer("whole")
-    whole.run()
-    parts = bench.trainer("parts", hooks={9: lambda _: os.kill(os.getpid(), signal.SIGTERM)})
-    assert parts.run() is Outcome.INTERRUPTED
-    torch.rand(5)
-    assert parts.run() is Outcome.FINISHED
-    assert_identical(weights(parts), weights(whole))
-    assert log(parts) == log(whole)
-
-
-def assert_identical(left: Any, right: Any, where: str = "") -> None:
-    """Bit for bit, through dicts and sequences."""
-    if isinstance(left, dict):
-        assert left.keys() == right.keys(), where
-        for key in left:
-            assert_identical(left[key], right[key], f"{where}.{key}")
-    elif isinstance(left, list | tuple):
-        assert len(left) == len(right), where
-        for i, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_identical(a, b, f"{where}[{i}]")
-    elif isinstance(left, Tensor):
-        assert left.dtype == right.dtype, where
-        assert torch.equal(left, right), where
-    else:
-        assert left == right, where
-
-
-def test_a_crash_loses_only_what_came_after_the_checkpoint(bench) -> None:
-    whole = bench.trainer("whole", checkpoint_every=4)
-    whole.run()
-
-    def crash(frames: Tensor) -> None:
-        raise OSError("the disk is gone")
-
-    crashed = bench.trainer("crashed", checkpoint_every=4, hooks={18: crash})
-    with pytest.raises(OSError, match="the disk is gone"):
-        crashed.run()
-    assert [record["step"] for record in log(crashed)] == [5, 10, 15]
-    with (crashed.out / "log.jsonl").open("a") as file:
-        file.write('{"kind": "train", "step": 17}\n{"kind": "tr')
-
-    again = bench.trainer("crashed", checkpoint_every=4, pair_seed=8)
-    again.resume()
-    assert again.step == 16
-    again.run()
-    assert_identical(weights(again), weights(whole))
-    assert log(again) == log(whole)
-
-
-def test_a_second_ctrl_c_aborts_at_once(bench) -> None:
-    def press_twice(frames: Tensor) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    trainer = bench.trainer(hooks={7: press_twice})
-    before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        trainer.run()
-    assert signal.getsignal(signal.SIGINT) is before
-    assert not trainer.checkpoint.exists()
 
 
 def test_validation_changes_nothing_and_sees_the_average(bench) -> None:
@@ -223,16 +110,15 @@ def test_averaged_weights_go_in_and_out(bench) -> None:
 
 
 def test_the_surroundings_are_as_before(bench) -> None:
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    state = torch.get_rng_state()
     pyro.param("theirs", torch.ones(2))
-    trainer = bench.trainer(threads=1)
+    trainer = bench.trainer()
     assert torch.equal(torch.get_rng_state(), state)
     with pyro.validation_enabled(False):
         trainer.run()
         assert not torch.distributions.Distribution._validate_args
     assert torch.distributions.Distribution._validate_args
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.get_num_threads() == threads
     assert set(pyro.get_param_store().keys()) == {"theirs"}
 
 
@@ -315,67 +201,6 @@ def test_pyro_checks_the_programs_before_the_first_step(bench) -> None:
         trainer.run()
     assert_identical(weights(trainer), before)
     assert len(trainer.updater.optimizer.state) == 0
-
-
-def test_a_finished_run_does_nothing(bench) -> None:
-    trainer = bench.trainer()
-    trainer.run()
-    files = {path: path.read_bytes() for path in trainer.out.iterdir()}
-    written = {"checkpoint.pt", "experiment.json", "log.jsonl", "weights.safetensors"}
-    assert {path.name for path in files} == written
-    drawn = len(trainer.source.lengths)
-    assert trainer.run() is Outcome.FINISHED
-    again = bench.trainer(pair_seed=1)
-    again.resume()
-    assert again.run() is Outcome.FINISHED
-    assert (len(trainer.source.lengths), again.source.lengths) == (drawn, [])
-    assert {path: path.read_bytes() for path in trainer.out.iterdir()} == files
-
-
-def test_a_fresh_run_spares_the_checkpoint_of_another(bench) -> None:
-    trainer = bench.trainer()
-    trainer.run()
-    before = trainer.checkpoint.read_bytes()
-    with pytest.raises(FileExistsError, match=r"a folder without a checkpoint, got .*run"):
-        bench.trainer().run()
-    assert trainer.checkpoint.read_bytes() == before
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"identity": {"name": "sparkling"}}, "name: expected 'sparkling', got 'blinking'"),
-        ({"seed": 4}, "seed: expected 4, got 0"),
-        ({"curriculum": ((2, 1.0),)}, "curriculum: expected [[2, 1.0]], got [[1, 0.3], [3, 0.7]]"),
-        ({"ema_decay": 0.0}, "ema_decay: expected 0.0, got 0.9"),
-        ({"outputs": 4}, "guide.readout.weight: expected float32 [4, 5], got float32 [3, 5]"),
-    ],
-)
-def test_a_checkpoint_that_does_not_fit_touches_nothing(bench, changes: dict[str, Any], message: str) -> None:
-    saved = bench.trainer(steps=6)
-    saved.run()
-    files = {path: path.read_bytes() for path in saved.out.iterdir()}
-    other = bench.trainer(steps=6, pair_seed=1, **{k: v for k, v in changes.items() if k != "outputs"})
-    if "outputs" in changes:
-        model, guide = other.objective.model, other.objective.guide
-        guide.readout = nn.Linear(5, changes["outputs"])
-        other = bench.trainer(steps=6, pair=(model, guide))
-    before, random = weights(other), copy.deepcopy(other._random)
-    with pytest.raises(ValueError, match=re.escape(message)):
-        other.resume()
-    assert_identical(weights(other), before)
-    assert_identical(other._random, random)
-    assert (other.step, len(other.updater.optimizer.state)) == (0, 0)
-    assert {path: path.read_bytes() for path in saved.out.iterdir()} == files
-
-
-def test_a_resumed_run_may_write_at_other_times(bench) -> None:
-    saved = bench.trainer(checkpoint_every=8, hooks={10: lambda _: 1 / 0})  # type: ignore[arg-type, return-value]
-    with pytest.raises(ZeroDivisionError):
-        saved.run()
-    other = bench.trainer(checkpoint_every=3, validate_every=2, threads=1)
-    other.resume()
-    assert other.step == 8
 
 
 def test_bad_arguments_are_named(bench) -> None:
