@@ -66,6 +66,7 @@ def evaluate_likelihood(
     num_particles: Sequence[int] = (5, 100),
     chunk_sequences: int = 32,
     chunk_particles: int = 10,
+    device: torch.device | str | None = None,
     progress: bool = False,
 ) -> Likelihood:
     """Estimates the IWAE bounds, the ELBO and its two parts from the same particles, max(K) for each sequence.
@@ -81,6 +82,7 @@ def evaluate_likelihood(
         num_particles: the numbers K of particles of the IWAE bounds; if empty, the ELBO is that of one particle.
         chunk_sequences: number of sequences evaluated at a time.
         chunk_particles: number of particles evaluated at a time.
+        device: of the programs, to which each chunk of sequences is moved; None for that of the frames.
         progress: whether to show a progress bar with the time left on stderr.
 
     Raises:
@@ -96,7 +98,7 @@ def evaluate_likelihood(
     total = max(num_particles, default=1)
     chunks = frames.split(chunk_sequences, dim=1)
     bounds: list[Bounds] = [
-        evaluate_bounds(model, guide, chunk, num_particles=total, chunk=chunk_particles)
+        evaluate_bounds(model, guide, chunk.to(device or frames.device), num_particles=total, chunk=chunk_particles)
         for chunk in tqdm(chunks, "likelihood", disable=not progress, unit="chunk", dynamic_ncols=True)
     ]
     steps = frames.shape[0]
@@ -117,7 +119,7 @@ def _grouped_bound(log_weight: Tensor, k: int) -> Tensor:
 
 
 def _estimate(parts: list[Tensor], steps: int) -> Estimate:
-    values = torch.cat(parts)
+    values = torch.cat(parts).double()  # thousands of nats, of which a few count
     mean = values.mean().item()
     stderr = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else None
     return Estimate(mean, stderr, mean / steps)

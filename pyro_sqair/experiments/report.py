@@ -14,12 +14,7 @@ import torch
 from pyro_sqair.data import Sequences
 from pyro_sqair.data.atomic import write_json
 from pyro_sqair.data.randomness import derive_seed, isolated
-from pyro_sqair.evaluation import (
-    count_accuracy,
-    discoveries_per_frame,
-    evaluate_likelihood,
-    tracking_score,
-)
+from pyro_sqair.evaluation import count_accuracy, discoveries_per_frame, evaluate_likelihood, tracking_score
 from pyro_sqair.experiments.experiment import Run
 from pyro_sqair.scene.objects import Objects
 from pyro_sqair.scene.program import Program
@@ -40,14 +35,12 @@ def validate(model: Program, guide: Program, test: Sequences) -> dict[str, float
         guide: its inference program.
         test: held-out sequences; a hundred or so will do.
     """
-    likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=(5,), chunk_sequences=128)
-    metrics = {"bound": likelihood.iwae[5].per_frame}
-    objects = _inferred(guide, test)
-    if not _annotated(objects, test):
-        return metrics | {"objects": objects.pres.sum(-1).mean().item()}
-    judged = _judged(objects, test)
-    kept = {} if judged["ids_kept"] is None else {"ids_kept": judged["ids_kept"]}
-    return metrics | {"count_accuracy": judged["count_accuracy"]} | kept
+    found = evaluate(model, guide, test, num_particles=(5,))
+    metrics = {"bound": found["iwae_5_per_frame"]}
+    if "count_accuracy" not in found:
+        return metrics | ({"objects": found["objects_per_frame"]} if "objects_per_frame" in found else {})
+    kept = {} if found["ids_kept"] is None else {"ids_kept": found["ids_kept"]}
+    return metrics | {"count_accuracy": found["count_accuracy"]} | kept
 
 
 def evaluate(
@@ -68,7 +61,9 @@ def evaluate(
     with isolated(_device(guide)):
         torch.manual_seed(derive_seed("evaluation"))
         objects = _inferred(guide, test)
-        likelihood = evaluate_likelihood(model, guide, test.frames, num_particles=num_particles, progress=progress)
+        likelihood = evaluate_likelihood(
+            model, guide, test.frames, num_particles, device=_device(guide), progress=progress
+        )
     return {
         "sequences": test.frames.shape[1],
         "frames": test.frames.shape[0],
