@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command line: `pyro-sqair data …` makes and shows files of sequences, `pyro-sqair train …` learns from one."""
+"""The command line: `pyro-sqair data …` makes and shows files of sequences, `pyro-sqair train …` trains on one."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ from pyro_sqair.cli.digits import Digits, Mnist
 from pyro_sqair.cli.files import Convert, Info, Show
 from pyro_sqair.cli.train import Train
 from pyro_sqair.cli.video import Video
+from pyro_sqair.experiments import Interrupted
 
-# What a command says no to: bad input, by its own words. Anything else is a bug, and keeps its traceback.
-_REFUSALS = (ValueError, OSError, ImportError)
+# User errors: reported without a traceback. Any other exception is a bug.
+_USER_ERRORS = (ValueError, OSError, ImportError)
 
 DataCommand = (
     Annotated[Digits, tyro.conf.subcommand("digits")]
@@ -50,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        arguments: the words after the program's name; by default those it was called with.
+        arguments: the command-line arguments; by default those of the process.
 
     Returns:
-        0; 1 if the command said no to what it was given; 130 if it was interrupted.
+        The exit code: 0, 1 after a user error, or 130 if the command was interrupted.
     """
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(read_colours)
@@ -69,9 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             command()
-    except _REFUSALS as error:
+    except _USER_ERRORS as error:
         print(f"pyro-sqair: {error}", file=sys.stderr)
         return 1
+    except Interrupted:  # saved; the training has said so
+        return 130
     except KeyboardInterrupt:
         print("pyro-sqair: interrupted", file=sys.stderr)
         return 130
@@ -79,5 +82,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    """Says what a command warns of, on a line of its own below a progress bar, and not where in the source."""
+    """Prints a warning without its place in the source, on a line of its own below a progress bar."""
     print(f"\npyro-sqair: warning: {message}", file=sys.stderr)
