@@ -15,9 +15,8 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from enumeration import Forced, MaskedLate
 from pyro import poutine
-from pyro.distributions import TorchDistribution
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_sqair.infer.log_weights import LogWeights, log_weights
@@ -25,46 +24,6 @@ from pyro_sqair.infer.multi_sample import MultiSampleELBO, log_mean_exp
 
 F64 = torch.float64
 X = 0.7
-
-
-class Forced(Messenger):
-    """Sets discrete draws to given bits, normal ones to loc + scale * given noise, as if sampled."""
-
-    def __init__(self, bits: dict[str, Tensor], noise: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.bits, self.noise = bits, noise
-
-    def _pyro_sample(self, msg) -> None:
-        if msg["done"] or msg["is_observed"]:
-            return
-        if msg["name"] in self.bits:
-            msg["value"], msg["done"] = self.bits[msg["name"]], True
-        elif msg["name"] in self.noise:
-            fn = msg["fn"]
-            while not hasattr(fn, "loc"):
-                fn = fn.base_dist
-            noise = self.noise[msg["name"]]
-            msg["value"], msg["done"] = fn.loc + fn.scale * noise, True
-
-
-class MaskedLate(TorchDistribution):
-    """A normal whose mask is read when its log-probability is taken, after the program has run."""
-
-    arg_constraints: dict = {}
-    has_rsample = True
-
-    def __init__(self, base: dist.Normal, holder: dict[str, Tensor]) -> None:
-        self.base_dist, self.holder = base, holder
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape, _instance=None):
-        return MaskedLate(self.base_dist.expand(batch_shape), self.holder)
-
-    def rsample(self, sample_shape=()):
-        return self.base_dist.rsample(torch.Size(sample_shape))
-
-    def log_prob(self, value):
-        return torch.where(self.holder["d2"] > 0, self.base_dist.log_prob(value), 0.0)
 
 
 def parameters() -> tuple[Tensor, Tensor, Tensor]:
@@ -119,7 +78,7 @@ def mixed_pair(kind: str, theta: Tensor, phi: Tensor, shared: Tensor) -> tuple[C
                 z1 = pyro.sample("z1", normal(z1, 1.15 * phi[1].exp()))
             d1 = pyro.sample("d1", dist.Bernoulli(logits=phi[2] * z1 + phi[3] * x))
             z2 = draw_z2(normal(phi[4] * d1 + shared * z1, (phi[5] + 0.1 * d1).exp()), d1, held)
-            held["d2"] = pyro.sample("d2", dist.Bernoulli(logits=phi[6] * z2 + phi[7] * d1))
+            held["mask"] = pyro.sample("d2", dist.Bernoulli(logits=phi[6] * z2 + phi[7] * d1))
 
     def model(x):
         held: dict[str, Tensor] = {}
@@ -130,7 +89,7 @@ def mixed_pair(kind: str, theta: Tensor, phi: Tensor, shared: Tensor) -> tuple[C
             d1 = pyro.sample("d1", dist.Bernoulli(logits=theta[1] + shared * z1))
             z2 = draw_z2(normal(theta[2] * z1 - d1, 1.0), d1, held)
             d2 = pyro.sample("d2", dist.Bernoulli(logits=theta[3] + 0.0 * x))
-            held["d2"] = d2
+            held["mask"] = d2
             counts = d2 if kind == "late mask" else d1 if "early" in kind or "distribution" in kind else 1.0
             counts = 0.0 if kind == "blanked" else counts  # what is masked is auxiliary: the likelihood ignores it
             pyro.sample("x", normal(z1 + theta[4] * counts * z2 + theta[5] * d1 * d2, 1.5), obs=x)

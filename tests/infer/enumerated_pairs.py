@@ -4,37 +4,15 @@
 """Pairs of programs to enumerate: masks, inner plates, event dimensions, a chain, scales, shared parameters."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
-from enumeration import Parameters, Values, Weighed, leaf, log_bernoulli, log_normal
+from enumeration import MaskedLate, Parameters, Values, Weighed, leaf, log_bernoulli, log_normal
 from pyro import poutine
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 Cut = Callable[[Tensor], Tensor]
-
-
-class MaskedLate(TorchDistribution):
-    """A normal whose mask is read when its log-probability is taken, after the program has run."""
-
-    arg_constraints: ClassVar[dict] = {}
-    has_rsample = True
-
-    def __init__(self, base: dist.Normal, holder: dict[str, Tensor]) -> None:
-        self.base_dist, self.holder = base, holder
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape, _instance=None):
-        return MaskedLate(self.base_dist.expand(batch_shape), self.holder)
-
-    def rsample(self, sample_shape=()):
-        return self.base_dist.rsample(torch.Size(sample_shape))
-
-    def log_prob(self, value):
-        return self.base_dist.log_prob(value) * self.holder["mask"]
 
 
 class Masked:

@@ -10,9 +10,11 @@ probabilities then average. What is to come out is computed from log-probabiliti
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import torch
+from pyro.distributions import TorchDistribution
+from pyro.distributions.score_parts import ScoreParts
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn.functional import logsigmoid
@@ -53,7 +55,7 @@ class Pair(Protocol):
 
 
 class Forced(Messenger):
-    """Sets binary draws to given bits, normal ones to loc + scale * given noise, as if sampled."""
+    """Sets binary draws to given bits, and normal draws to loc + scale * given noise, as if they were sampled."""
 
     def __init__(self, bits: Values, noise: Values) -> None:
         super().__init__()
@@ -63,12 +65,42 @@ class Forced(Messenger):
         if msg["done"] or msg["is_observed"]:
             return
         if msg["name"] in self.bits:
-            msg["value"], msg["done"] = self.bits[msg["name"]], True
+            # A sample carries the provenance that NVIL tracks: the names of the draws that this one depends on.
+            msg["value"], msg["done"] = self.bits[msg["name"]] + 0 * msg["fn"].sample(), True
         elif msg["name"] in self.noise:
             fn = msg["fn"]
             while not hasattr(fn, "loc"):
                 fn = fn.base_dist
             msg["value"], msg["done"] = fn.loc + fn.scale * self.noise[msg["name"]], True
+
+
+class MaskedLate(TorchDistribution):
+    """A distribution masked by `holder["mask"]`, a later draw, which is read when the log-probability is computed."""
+
+    arg_constraints: ClassVar[dict] = {}
+
+    def __init__(self, base: TorchDistribution, holder: Values) -> None:
+        self.base_dist, self.holder, self.has_rsample = base, holder, base.has_rsample
+        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return MaskedLate(self.base_dist.expand(batch_shape), self.holder)
+
+    def rsample(self, sample_shape=()):
+        return self.base_dist.rsample(torch.Size(sample_shape))
+
+    def sample(self, sample_shape=()):
+        return self.base_dist.sample(torch.Size(sample_shape))
+
+    def log_prob(self, value):
+        return torch.where(self.holder["mask"] > 0, self.base_dist.log_prob(value), 0.0)
+
+    def score_parts(self, value):
+        """The score of a draw that is not reparameterised is not masked, since later draws may depend on it."""
+        log_prob = self.log_prob(value)
+        if self.has_rsample:
+            return ScoreParts(log_prob, 0, log_prob)
+        return ScoreParts(log_prob, self.base_dist.log_prob(value), 0)
 
 
 class Outcomes:

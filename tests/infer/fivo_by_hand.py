@@ -16,14 +16,13 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from enumeration import log_bernoulli, log_normal
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from pyro_sqair.infer import FIVO
 
 X = torch.tensor([1.75, -1.1, 0.4], dtype=torch.float64)  # a frame is a number
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def parameters() -> tuple[Tensor, Tensor]:
@@ -95,12 +94,6 @@ def by_hand(
         discrete: whether draws are coins.
     """
 
-    def log_normal(value: Tensor, loc: Tensor, scale: float) -> Tensor:
-        return -0.5 * ((value - loc) / scale) ** 2 - math.log(scale) - HALF_LOG_2PI
-
-    def log_coin(value: Tensor, logits: Tensor) -> Tensor:
-        return value * logsigmoid(logits) + (1 - value) * logsigmoid(-logits)
-
     length, num_particles, count = values.shape
     own = torch.arange(num_particles).unsqueeze(-1).expand(-1, count)
     equal = torch.full((num_particles, count), -math.log(num_particles), dtype=torch.float64)
@@ -119,7 +112,7 @@ def by_hand(
         line_p, line_q = theta[0] + theta[1] * state, phi[0] + phi[1] * x[t] + phi[2] * state
         if discrete:
             z = values[t]
-            log_q, log_p = log_coin(z, line_q), log_coin(z, line_p)
+            log_q, log_p = log_bernoulli(z, line_q), log_bernoulli(z, line_p)
             log_draws = log_draws + log_q.sum(0)
         else:
             z = line_q + values[t]

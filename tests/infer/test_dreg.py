@@ -13,7 +13,6 @@ from dreg_outcomes import (
     F64,
     KINDS,
     QUADRATURE,
-    Forced,
     Outcomes,
     X,
     by_replica,
@@ -23,6 +22,7 @@ from dreg_outcomes import (
     mixed_pair,
     replicated,
 )
+from enumeration import Forced
 from pyro import poutine
 from torch import Tensor
 

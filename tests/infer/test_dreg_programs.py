@@ -9,9 +9,9 @@ import pyro
 import pytest
 import torch
 from dreg_outcomes import F64, Outcomes, linear_gaussian, mixed_pair, parameters
+from no_host_reads import NoHostReads
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import OVIS, RWS, VIMCO, DReG
@@ -72,15 +72,6 @@ class TestInterface:
         with pyro.validation_enabled(False), NoHostReads(), outcomes.forced:
             DReG(VIMCO(2, 1)).differentiable_loss(*pair, outcomes.x).backward()
         assert all((leaf.grad != 0).any() for leaf in leaves)
-
-
-class NoHostReads(TorchDispatchMode):
-    """Raises where a tensor's value is read by Python, which on a GPU would wait for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("a tensor was read")
-        return func(*args, **(kwargs or {}))
 
 
 class TestSQAIR:

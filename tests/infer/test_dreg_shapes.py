@@ -11,7 +11,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from dreg_outcomes import F64, Forced, normal
+from dreg_outcomes import F64, normal
+from enumeration import Forced
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormalMessenger, init_to_value
 from pyro.poutine.plate_messenger import block_plate
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from enumerated_pairs import PAIRS
 from enumeration import Forced, Outcomes, Weighed, bound_by_hand, shares_by_hand
+from no_host_reads import NoHostReads
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_sqair.infer import OVIS, RWS, VIMCO, IWAEWithoutScore, ReleasedSQAIRSignal
 from pyro_sqair.infer.log_weights import log_weights
@@ -197,15 +197,6 @@ def test_impossible_particles_do_not_spoil_the_gradient(name):
     loss.backward()
     # The released signal is log w_k itself, here -inf.
     assert loss.isfinite() == logit.grad.isfinite() == (name != "released")
-
-
-class NoHostReads(TorchDispatchMode):
-    """Raises where a tensor's value is read by Python, which on a GPU would wait for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("a tensor was read")
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -10,24 +10,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from enumeration import Forced
 from pyro.infer import SVI
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_sqair.infer import NVIL, NeuralBaseline
-
-
-class Forced(Messenger):
-    """Sets discrete draws to given bits, as if they were sampled."""
-
-    def __init__(self, bits: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.bits = bits
-
-    def _pyro_sample(self, msg) -> None:
-        if msg["name"] in self.bits and not msg["done"]:
-            # A sample carries the provenance that Pyro tracks: the names of the draws that this one depends on.
-            msg["value"], msg["done"] = self.bits[msg["name"]] + 0 * msg["fn"].sample(), True
 
 
 def coin_model(x):
@@ -56,7 +43,7 @@ class TestBaselines:
         network = NeuralBaseline(1, [], scale=2.0)
         guide = partial(coin_guide, network=network)
         seen = dist.Bernoulli(0.4).sample((200,))
-        with Forced({"b": seen}):
+        with Forced({"b": seen}, {}):
             NVIL().loss_and_grads(coin_model, guide, x)
         logits = 0.2 * x + 0.1
         cost = dist.Bernoulli(0.3).log_prob(seen) + dist.Normal(4 * seen - 2, 1.0).log_prob(x)

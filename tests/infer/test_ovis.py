@@ -20,15 +20,6 @@ def total(estimator: OVIS, log_w: torch.Tensor) -> torch.Tensor:
     return estimator.signal(log_w) - (log_w * (1 - estimator.alpha)).softmax(0)
 
 
-@pytest.mark.parametrize("num_particles", [2, 3, 5])
-def test_end_points(num_particles):
-    log_w = log_weights(num_particles)
-    v = log_w.exp() / log_w.exp().sum(0)
-    torch.testing.assert_close(total(OVIS(num_particles), log_w), -(1 - v).log() - v)
-    even = ((1 - 1 / num_particles) / (1 - v)).log()
-    torch.testing.assert_close(total(OVIS(num_particles, gamma=1.0), log_w), even)
-
-
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 1.0])
 @pytest.mark.parametrize("num_particles", [2, 5])
 def test_control_variate_of_the_paper(num_particles, gamma):
