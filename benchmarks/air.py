@@ -35,7 +35,7 @@ def train(name: str, seconds: float) -> tuple[list[float], list[float], int, str
     test = unseen.sample(500, 1, torch.Generator().manual_seed(1))
     images, counts = test.frames[0, :, 0], test.count[0]
     air, generator = AIR(), torch.Generator().manual_seed(0)
-    svi = pyro.infer.SVI(air.model, air.guide, pyro.optim.ClippedAdam({"lr": 2e-3, "lrd": 0.999}), ESTIMATORS[name])
+    svi = pyro.infer.SVI(air.model, air.guide, pyro.optim.ClippedAdam({"lr": 1e-3}), ESTIMATORS[name])
     times: list[float] = []
     accuracies: list[float] = []
     spent, steps = 0.0, 0

@@ -68,7 +68,7 @@ def main(seconds: float = 90.0) -> None:  # CPU time for each estimator
         pyro.clear_param_store()
         pyro.set_rng_seed(0)
         air, generator, end = AIR(), torch.Generator().manual_seed(0), time.process_time() + seconds
-        svi = pyro.infer.SVI(air.model, air.guide, pyro.optim.ClippedAdam({"lr": 2e-3, "lrd": 0.999}), elbo)
+        svi = pyro.infer.SVI(air.model, air.guide, pyro.optim.ClippedAdam({"lr": 1e-3}), elbo)
         print(f"{name:>20}: count accuracy", end=" ", flush=True)
         while time.process_time() < end:
             svi.step(train.sample(64, 1, generator).frames[0, :, 0])
