@@ -52,7 +52,7 @@ def train(name: str, seconds: float) -> tuple[list[float], list[float], int, str
         spent, steps = spent + time.process_time() - began, steps + 1
 
 
-def main(seconds: float = 150.0, jobs: int = 2, out: Path = Path("runs/air")) -> None:
+def main(seconds: float = 60.0, jobs: int = 2, out: Path = Path("runs/air")) -> None:
     """Trains `jobs` guides at a time on one core each, for `seconds` of CPU time each, and writes into `out`."""
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
         curves = pool.map(functools.partial(train, seconds=seconds), ESTIMATORS, chunksize=1)
