@@ -1,23 +1,23 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How good a gradient each estimator gives the guide: signal-to-noise, bias and cost, as a table in markdown.
+"""Signal-to-noise ratio, bias and cost of the guide's gradient with each estimator, as tables in markdown.
 
     python benchmarks/estimators.py > table.md
     python benchmarks/estimators.py --particles 5 50 --replicas 20000
 
-Two small models, of binary latents alone and of binary and continuous ones that depend on each other. Every replica of
-the datum has guide parameters of its own, so that one run gives as many independent gradients as there are replicas.
-From them, for each parameter of the guide,
+There are two small models: one of binary latents, one of binary and continuous latents that depend on each other. Every
+replica of the datum has its own guide parameters, so one run gives one independent gradient per replica. The tables
+show
 
 - the signal-to-noise ratio |mean| / standard deviation of a single gradient (Rainforth et al. 2018, Eq. 6), averaged
   over parameters;
-- the bias: the mean's distance from the exact gradient of the bound, by enumeration, the largest over parameters, in
-  standard errors of the mean; below about 3 it may be chance. On the mixed model, whose gradient is not known exactly,
-  the reference is the mean of VIMCO's gradients, with their errors added.
+- the bias: the distance of the mean from the exact gradient of the bound, by enumeration, in standard errors of the
+  mean, maximum over parameters; values below about 3 may be due to chance. The exact gradient of the mixed model is
+  unknown: the reference is the mean gradient of VIMCO, whose error is added;
+- the time of a step relative to VIMCO with the same K. With models this small, most of it is Python overhead.
 
-NVIL's bound is the ELBO, at any K: its samples are averaged. What RWS gives the guide is not the gradient of a bound.
-Time is that of a step, relative to VIMCO's at the same K; models this small cost little but Python.
+The bound of NVIL is the ELBO for every K. The guide's gradient with RWS is not that of a bound.
 """
 
 import itertools
@@ -60,9 +60,9 @@ class Arguments:
 
     particles: tuple[int, ...] = (2, 5, 10, 20, 50)
     replicas: int = 4000
-    """independent gradients that a figure is estimated from"""
+    """number of independent gradients"""
     repeats: int = 5
-    """runs of which the median is the time"""
+    """number of timed runs, of which the median is printed"""
     threads: int = 1
     seed: int = 0
 
@@ -90,7 +90,7 @@ class Discrete:
 
 
 class Mixed:
-    """z1 -> d1 -> z2 -> d2 -> x: normal, binary, normal, binary; each sees those before it."""
+    """z1 -> d1 -> z2 -> d2 -> x: normal, binary, normal, binary; each depends on all previous ones."""
 
     name = "mixed"
     initial = (0.6, -0.3, 0.9, 0.2, 0.5, 0.3, -0.2, 0.4, -0.3)
@@ -116,7 +116,7 @@ class Mixed:
 
 
 def baseline_of(x: Tensor, network: NeuralBaseline | None) -> dict:
-    """What `pyro.sample` takes as `infer`: a baseline that depends on the datum, or nothing."""
+    """The `infer` argument of `pyro.sample`: a baseline that depends on the datum, or nothing."""
     return {"baseline": {"nn_baseline": network, "nn_baseline_input": x[:, None]}} if network else {}
 
 
@@ -125,7 +125,7 @@ def parameters(pair: Discrete | Mixed, replicas: int) -> list[Tensor]:
 
 
 def gradients(pair: Discrete | Mixed, elbo: ELBO, replicas: int, baseline: NeuralBaseline) -> Tensor:
-    """Of the bound with respect to the guide's parameters: [parameters, replicas]."""
+    """Gradients of the bound with respect to the guide's parameters: [parameters, replicas]."""
     phi = parameters(pair, replicas)
     guide = pair.guide(phi, baseline if isinstance(elbo, NVIL) else None)
     loss = elbo.differentiable_loss(pair.model, guide, torch.full((replicas,), X))
@@ -133,7 +133,7 @@ def gradients(pair: Discrete | Mixed, elbo: ELBO, replicas: int, baseline: Neura
 
 
 def trained_baseline(pair: Discrete | Mixed) -> NeuralBaseline:
-    """A baseline that knows the datum, after it has seen the costs."""
+    """A baseline that depends on the datum, trained on the costs."""
     baseline = NeuralBaseline(1, [])
     optimiser = torch.optim.Adam(baseline.parameters(), 0.05)
     guide = pair.guide(parameters(pair, 500), baseline)
@@ -145,7 +145,7 @@ def trained_baseline(pair: Discrete | Mixed) -> NeuralBaseline:
 
 
 def exact_gradient(pair: Discrete, num_particles: int) -> Tensor:
-    """Of the bound of K particles, in double precision: a sum over how many particles have each outcome."""
+    """The exact gradient of the bound of K particles: a sum over the numbers of particles with each outcome."""
     phi = [torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in pair.initial]
     outcomes = torch.tensor(list(itertools.product((0.0, 1.0), repeat=2)), dtype=torch.float64)
     posed = {name: outcomes[:, i] for i, name in enumerate("bc")}
@@ -167,7 +167,7 @@ def exact_gradient(pair: Discrete, num_particles: int) -> Tensor:
 
 
 def seconds(function: Callable[[], object], repeats: int) -> float:
-    """Of the processor's time, so that others on the machine disturb less; the first call does not count."""
+    """Median CPU seconds of a call, without the first one."""
     taken = []
     for _ in range(repeats + 1):
         start = time.process_time()
@@ -177,7 +177,7 @@ def seconds(function: Callable[[], object], repeats: int) -> float:
 
 
 def distance(pair: Discrete | Mixed, name: str, num_particles: int, drawn: dict[str, Tensor]) -> str:
-    """How far the mean is from what it should be, in standard errors; the largest over parameters."""
+    """Distance of the mean gradient from its reference in standard errors, maximum over parameters."""
     if name.startswith("RWS"):
         return "–"
     mean, variance = drawn[name].mean(1), drawn[name].var(1)
@@ -202,7 +202,7 @@ def table(heading: str, particles: tuple[int, ...], rows: dict[str, list[str]]) 
 
 
 def main(args: Arguments) -> None:
-    """Measures and prints."""
+    """Measures both models and prints the tables."""
     torch.set_num_threads(args.threads)
     pyro.set_rng_seed(args.seed)
     with pyro.validation_enabled(False):
@@ -211,7 +211,7 @@ def main(args: Arguments) -> None:
 
 
 def measure(pair: Discrete | Mixed, args: Arguments) -> None:
-    """The three tables of a model."""
+    """Prints the three tables of a model."""
     baseline = trained_baseline(pair)
     ratio: dict[str, list[str]] = {name: [] for name in ESTIMATORS}
     bias: dict[str, list[str]] = {name: [] for name in ESTIMATORS}
@@ -224,7 +224,7 @@ def measure(pair: Discrete | Mixed, args: Arguments) -> None:
         }
         for name, grads in drawn.items():
             mean, deviation = grads.mean(1), grads.std(1)
-            moved = deviation > 0  # IWAE without score leaves some parameters alone
+            moved = deviation > 0  # IWAE without score gives some parameters no gradient
             snr = torch.where(moved, mean.abs() / deviation.where(moved, 1.0), 0.0)
             ratio[name].append(f"{snr.mean():.3f}")
             bias[name].append(distance(pair, name, k, drawn))

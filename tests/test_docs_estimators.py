@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The programs of docs/estimators.md run, one after the other, and its formulas are the code's."""
+"""The code blocks of docs/estimators.md run in order, and its formulas agree with the code."""
 
 import math
 import re
@@ -20,7 +20,7 @@ PAGE = (ROOT / "docs" / "estimators.md").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def typed() -> dict[str, Any]:
-    """All names that the page's Python blocks define."""
+    """All names defined by the Python blocks of the page."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
     assert len(blocks) == 7
     names: dict[str, Any] = {}
@@ -38,7 +38,7 @@ def test_blocks_run_and_train(typed: dict[str, Any]) -> None:
 
 
 def test_formulas_are_those_of_the_code() -> None:
-    """The column s_k of the table, written out anew."""
+    """The column s_k of the table, computed independently."""
     log_w = torch.randn(5, 7, dtype=torch.float64)
     w = log_w.exp()
     v, bound = w / w.sum(0), w.mean(0).log()
@@ -58,7 +58,7 @@ def test_formulas_are_those_of_the_code() -> None:
 
 
 def test_names_exist() -> None:
-    """Whatever the page calls as if it were of this package is."""
+    """Every estimator and function that the page calls is in the package."""
     pyros = {"RenyiELBO", "TraceGraph_ELBO", "TraceEnum_ELBO", "ReweightedWakeSleep", "SVI", "DistributedDataParallel"}
     called = set(re.findall(r"`([A-Za-z_]+)\(", PAGE)) - pyros
     assert {"VIMCO", "OVIS", "RWS", "DReG", "FIVO", "RenyiWarmup"} <= called

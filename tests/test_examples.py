@@ -17,7 +17,7 @@ SMALL = {
     "swap_guide.py": ["--steps", "2", "--sequences", "4", "--threads", "1"],
     "bouncing_balls.py": ["--steps", "2", "--sequences", "4", "--relations", "none", "memory"],
     "custom_prior.py": ["--steps", "2"],
-    "air_estimators.py": ["--steps", "2", "--held-out", "4", "--batch", "4", "--jobs", "1"],
+    "air_estimators.py": ["--seconds", "0.1"],
 }
 
 
@@ -76,26 +76,11 @@ def test_missing_mnist_files_are_named(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_air_estimators_start_alike_and_are_drawn(tmp_path: Path) -> None:
-    result = run("air_estimators.py", *SMALL["air_estimators.py"], "--out", str(tmp_path))
+def test_air_estimators_report_a_count_accuracy_each() -> None:
+    result = run("air_estimators.py", *SMALL["air_estimators.py"])
     assert result.returncode == 0, result.stderr
-    names = {"TraceGraph_ELBO", "RenyiELBO", "VIMCO", "OVIS", "RWS"}
-    assert {path.name for path in tmp_path.iterdir()} == {"estimators.png"} | {f"{name}.json" for name in names}
-    curves = {name: json.loads((tmp_path / f"{name}.json").read_text()) for name in names}
-    assert all(curve["steps"] == [0, 1, 2] for curve in curves.values())
-    # The same weights and the same noise at first.
-    assert len({curve["accuracy"][0] for curve in curves.values()}) == 1
-    # Each goes its own way; but OVIS's is VIMCO's in the first steps, where one particle has all the weight.
-    assert len({curves[name]["iwae"]["mean"] for name in names - {"OVIS"}}) == 4
-    for name in names:
-        assert re.search(rf"^\| {name} \| 2 \| \d+ \| [01]\.\d+ \| ", result.stdout, re.MULTILINE)
-
-
-def test_an_unknown_estimator_names_the_known_ones(tmp_path: Path) -> None:
-    result = run("air_estimators.py", "--estimators", "VIMCO", "REINFORCE", "--out", str(tmp_path / "run"))
-    assert result.returncode != 0
-    assert "TraceGraph_ELBO" in result.stderr + result.stdout
-    assert not (tmp_path / "run").exists()
+    found = re.findall(r"^ *(\S+): count accuracy [01]\.\d{3}$", result.stdout, re.MULTILINE)
+    assert found == ["RenyiELBO(alpha=0)", "VIMCO(5)", "OVIS(5)", "RWS(5)"]
 
 
 def test_swap_guide_compares_two_guides(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def evaluate_likelihood(
     """Estimates the IWAE bounds, the ELBO and its two parts from the same particles, max(K) for each sequence.
 
     For a K below the maximum, the particles are divided into groups of K, and the bounds of all complete groups are
-    averaged. At most `chunk_sequences * chunk_particles` samples are held at a time. Set Pyro's seed before the call
-    for reproducible numbers.
+    averaged. At most `chunk_sequences * chunk_particles` samples are held at a time, plus three numbers for each
+    particle. Set Pyro's seed before the call for reproducible numbers.
 
     Args:
         model: a program called with frames.

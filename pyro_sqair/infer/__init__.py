@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Estimators and bounds for any Pyro model and guide; nothing here knows of SQAIR."""
+"""Estimators and bounds for any Pyro model and guide."""
 
 from pyro_sqair.infer.bounds import Bounds, DataMean, DatumEstimate, evaluate_bounds, mean_over_data
 from pyro_sqair.infer.dreg import DReG

@@ -17,7 +17,7 @@ from pyro.poutine.messenger import Messenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_sqair.infer.log_weights import weighted_log_prob, with_plates  # _log_prob
+from pyro_sqair.infer.log_weights import weighted_log_prob, with_plates
 from pyro_sqair.infer.multi_sample import MultiSampleELBO
 from pyro_sqair.infer.plates import DatumShape
 from pyro_sqair.infer.sites import quoted, sample_sites

@@ -1,10 +1,10 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pairs of mixed draws, and all their outcomes: discrete ones enumerated, continuous noise by quadrature.
+"""Models and guides with mixed draws, and all their outcomes: discrete draws by enumeration, noise by quadrature.
 
-Each outcome of all discrete draws at each node of the quadrature is an element of the data plate. One run of the real
-estimator on all of them, weighed by their probabilities, is its expectation, up to the error of the quadrature.
+Each outcome of the discrete draws at each node of the quadrature is an element of the data plate. The mean of one run
+of the real estimator, weighted by probabilities, is its expectation up to the quadrature error.
 """
 
 import itertools
@@ -15,9 +15,8 @@ import numpy as np
 import pyro
 import pyro.distributions as dist
 import torch
+from enumeration import Forced, MaskedLate
 from pyro import poutine
-from pyro.distributions import TorchDistribution
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_sqair.infer.log_weights import LogWeights, log_weights
@@ -27,60 +26,20 @@ F64 = torch.float64
 X = 0.7
 
 
-class Forced(Messenger):
-    """Sets discrete draws to given bits, normal ones to loc + scale * given noise, as if sampled."""
-
-    def __init__(self, bits: dict[str, Tensor], noise: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.bits, self.noise = bits, noise
-
-    def _pyro_sample(self, msg) -> None:
-        if msg["done"] or msg["is_observed"]:
-            return
-        if msg["name"] in self.bits:
-            msg["value"], msg["done"] = self.bits[msg["name"]], True
-        elif msg["name"] in self.noise:
-            fn = msg["fn"]
-            while not hasattr(fn, "loc"):
-                fn = fn.base_dist
-            noise = self.noise[msg["name"]]
-            msg["value"], msg["done"] = fn.loc + fn.scale * noise, True
-
-
-class MaskedLate(TorchDistribution):
-    """A normal whose mask is read when its log-probability is taken, after the program has run."""
-
-    arg_constraints: dict = {}
-    has_rsample = True
-
-    def __init__(self, base: dist.Normal, holder: dict[str, Tensor]) -> None:
-        self.base_dist, self.holder = base, holder
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape, _instance=None):
-        return MaskedLate(self.base_dist.expand(batch_shape), self.holder)
-
-    def rsample(self, sample_shape=()):
-        return self.base_dist.rsample(torch.Size(sample_shape))
-
-    def log_prob(self, value):
-        return torch.where(self.holder["d2"] > 0, self.base_dist.log_prob(value), 0.0)
-
-
 def parameters() -> tuple[Tensor, Tensor, Tensor]:
-    """Parameters (theta of the model, phi of the guide, one that they share)."""
+    """Parameters: theta of the model, phi of the guide, and one of both."""
     theta = torch.tensor([0.3, -0.4, 0.4, 0.6, -0.5, 0.9], dtype=F64, requires_grad=True)
     phi = torch.tensor([0.5, -0.3, 0.9, 0.4, -0.7, -0.1, -0.6, 0.4], dtype=F64, requires_grad=True)
     return theta, phi, torch.tensor(0.35, dtype=F64, requires_grad=True)
 
 
 def replicated(count: int) -> list[Tensor]:
-    """The parameters once more for each datum, so that one run gives the gradient of each: [..., count]."""
+    """Separate parameters for each datum, so that one run gives the gradient of each: [..., count]."""
     return [p.detach().unsqueeze(-1).repeat(*[1] * p.dim(), count).requires_grad_() for p in parameters()]
 
 
 def by_replica(grads: tuple[Tensor, ...]) -> Tensor:
-    """[count, parameters]"""
+    """Gradients of replicated parameters as [count, parameters]."""
     return torch.cat([grad.reshape(-1, grad.shape[-1]) for grad in grads]).T
 
 
@@ -89,37 +48,37 @@ def normal(loc: Tensor, scale: Tensor | float) -> dist.Normal:
 
 
 def mixed_pair(kind: str, theta: Tensor, phi: Tensor, shared: Tensor) -> tuple[Callable, Callable]:
-    """z1 -> d1 -> z2 -> d2 in the guide, where each sees all before it; how z2 counts in the weight is the kind."""
+    """z1 -> d1 -> z2 -> d2 in the guide, each given all previous ones; `kind` is the mask or scale of z2."""
 
-    def draw_z2(law: dist.Normal, d1: Tensor, held: dict[str, Tensor]) -> Tensor:
+    def draw_z2(fn: dist.Normal, d1: Tensor, held: dict[str, Tensor]) -> Tensor:
         if kind == "late mask":
-            return pyro.sample("z2", MaskedLate(law, held))
+            return pyro.sample("z2", MaskedLate(fn, held))
         if kind == "early mask":
             with poutine.mask(mask=d1.bool()):
-                return pyro.sample("z2", law)
+                return pyro.sample("z2", fn)
         if kind == "mask of the distribution":
-            return pyro.sample("z2", law.mask(d1.bool()))
+            return pyro.sample("z2", fn.mask(d1.bool()))
         if kind == "blanked":
-            return pyro.sample("z2", law.mask(False))
+            return pyro.sample("z2", fn.mask(False))
         if kind == "scale":
             with poutine.scale(scale=1.5):
-                return pyro.sample("z2", law)
+                return pyro.sample("z2", fn)
         if kind == "mask within the event":
-            law = normal(law.loc.unsqueeze(-1) + torch.tensor([0.0, 0.3], dtype=F64), law.scale.unsqueeze(-1))
-            law = law.mask(torch.stack([d1, torch.ones_like(d1)], -1).bool()).to_event(1).mask(d1 < 2)
-            return (pyro.sample("z2", law) * torch.tensor([1.0, -0.5], dtype=F64)).sum(-1)
+            fn = normal(fn.loc.unsqueeze(-1) + torch.tensor([0.0, 0.3], dtype=F64), fn.scale.unsqueeze(-1))
+            fn = fn.mask(torch.stack([d1, torch.ones_like(d1)], -1).bool()).to_event(1).mask(d1 < 2)
+            return (pyro.sample("z2", fn) * torch.tensor([1.0, -0.5], dtype=F64)).sum(-1)
         assert kind == "plain"
-        return pyro.sample("z2", law)
+        return pyro.sample("z2", fn)
 
     def guide(x):
         held: dict[str, Tensor] = {}
         with pyro.plate("data", len(x)):
             z1 = phi[0] * x
-            if kind != "mask within the event":  # which takes two dimensions of noise itself
+            if kind != "mask within the event":  # whose z2 has two dimensions of noise
                 z1 = pyro.sample("z1", normal(z1, 1.15 * phi[1].exp()))
             d1 = pyro.sample("d1", dist.Bernoulli(logits=phi[2] * z1 + phi[3] * x))
             z2 = draw_z2(normal(phi[4] * d1 + shared * z1, (phi[5] + 0.1 * d1).exp()), d1, held)
-            held["d2"] = pyro.sample("d2", dist.Bernoulli(logits=phi[6] * z2 + phi[7] * d1))
+            held["mask"] = pyro.sample("d2", dist.Bernoulli(logits=phi[6] * z2 + phi[7] * d1))
 
     def model(x):
         held: dict[str, Tensor] = {}
@@ -130,9 +89,9 @@ def mixed_pair(kind: str, theta: Tensor, phi: Tensor, shared: Tensor) -> tuple[C
             d1 = pyro.sample("d1", dist.Bernoulli(logits=theta[1] + shared * z1))
             z2 = draw_z2(normal(theta[2] * z1 - d1, 1.0), d1, held)
             d2 = pyro.sample("d2", dist.Bernoulli(logits=theta[3] + 0.0 * x))
-            held["d2"] = d2
+            held["mask"] = d2
             counts = d2 if kind == "late mask" else d1 if "early" in kind or "distribution" in kind else 1.0
-            counts = 0.0 if kind == "blanked" else counts  # what is masked is auxiliary: the likelihood ignores it
+            counts = 0.0 if kind == "blanked" else counts  # the likelihood ignores masked draws
             pyro.sample("x", normal(z1 + theta[4] * counts * z2 + theta[5] * d1 * d2, 1.5), obs=x)
 
     return model, guide
@@ -152,7 +111,7 @@ def continuous_pair(theta: Tensor, phi: Tensor, shared: Tensor) -> tuple[Callabl
 
 
 class Outcomes:
-    """All bits of K particles, at quadrature nodes of their noise, side by side in the data plate."""
+    """All bits of K particles at the quadrature nodes of their noise, along the data plate."""
 
     def __init__(self, num_particles: int, bits: list[str], noise: list[str], nodes: int) -> None:
         patterns = torch.tensor(list(itertools.product((0.0, 1.0), repeat=num_particles * len(bits))), dtype=F64)
@@ -163,7 +122,7 @@ class Outcomes:
         self.shape = (len(points), len(patterns))
         patterns, points = patterns.repeat(len(points), 1).T, points.repeat_interleave(len(patterns), 0).T
         drawn = dict(zip(bits, patterns.split(num_particles), strict=True)) if bits else {}
-        if noise == ["z2", "z2"]:  # its two elements
+        if noise == ["z2", "z2"]:  # two elements
             forced = {"z2": torch.stack(points.split(num_particles), -1)}
         else:
             forced = dict(zip(noise, points.split(num_particles), strict=True))
@@ -175,7 +134,7 @@ class Outcomes:
         return log_weights(model, guide, (self.x,), num_particles=self.num_particles, max_plate_nesting=1)
 
     def gradients(self, pair: Callable, value: Callable[[Callable, Callable], Tensor]) -> Tensor:
-        """Of the sum over outcomes of a value [outcomes], for each point of the noise: [points, parameters]."""
+        """Gradients of the sum over outcomes of a value [outcomes], for each noise point: [points, parameters]."""
         leaves = replicated(len(self.x))
         with self.forced:
             total = value(*pair(*leaves)).sum()
@@ -183,7 +142,7 @@ class Outcomes:
         return by_replica(grads).unflatten(0, self.shape).sum(1)
 
     def exact(self, pair: Callable, bound: Callable[[Tensor], Tensor] = log_mean_exp) -> Tensor:
-        """No estimator: the bound times the probability of the bits, both differentiated."""
+        """Without an estimator: the gradient of the bound times the probability of the bits."""
 
         def value(model: Callable, guide: Callable) -> Tensor:
             out = self.particles(model, guide)
@@ -192,7 +151,7 @@ class Outcomes:
         return self.gradients(pair, value)
 
     def estimated(self, pair: Callable, estimator: MultiSampleELBO) -> Tensor:
-        """The estimator's gradient, times the probability of the bits."""
+        """The gradient of the estimator times the probability of the bits."""
 
         def value(model: Callable, guide: Callable) -> Tensor:
             out = self.particles(model, guide)
@@ -214,7 +173,7 @@ def mixed(kind: str, nodes: int = 8) -> tuple[Callable, Outcomes]:
     return partial(mixed_pair, kind), Outcomes(2, ["d1", "d2"], noise, nodes)
 
 
-QUADRATURE = 1e-5  # what 8 nodes leave: an error that falls tenfold with every node (4 nodes: 1e-3, 12: 1e-7)
+QUADRATURE = 1e-5  # error of 8 nodes; it falls tenfold with each node (4 nodes: 1e-3, 12: 1e-7)
 
 
 def linear_gaussian(slope: Tensor, log_scale: Tensor) -> tuple[Callable, Callable]:

@@ -1,44 +1,22 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Pairs of programs to enumerate: masks, inner plates, event dimensions, a chain, scales, shared parameters."""
+"""Models and guides to enumerate: masks, inner plates, event dimensions, a chain, scales, shared parameters."""
 
 from collections.abc import Callable
-from typing import ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
-from enumeration import Parameters, Values, Weighed, leaf, log_bernoulli, log_normal
+from enumeration import MaskedLate, Parameters, Values, Weighed, leaf, log_bernoulli, log_normal
 from pyro import poutine
-from pyro.distributions import TorchDistribution
 from torch import Tensor
 
 Cut = Callable[[Tensor], Tensor]
 
 
-class MaskedLate(TorchDistribution):
-    """A normal whose mask is read when its log-probability is taken, after the program has run."""
-
-    arg_constraints: ClassVar[dict] = {}
-    has_rsample = True
-
-    def __init__(self, base: dist.Normal, holder: dict[str, Tensor]) -> None:
-        self.base_dist, self.holder = base, holder
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape, _instance=None):
-        return MaskedLate(self.base_dist.expand(batch_shape), self.holder)
-
-    def rsample(self, sample_shape=()):
-        return self.base_dist.rsample(torch.Size(sample_shape))
-
-    def log_prob(self, value):
-        return self.base_dist.log_prob(value) * self.holder["mask"]
-
-
 class Masked:
-    """z -> b -> v -> c -> w -> x: b, c binary, the rest normal; c and w are masked by b, v late by c."""
+    """z -> b -> v -> c -> w -> x: b, c binary, the others normal; b masks c and w, the later draw c masks v."""
 
     data = torch.tensor([0.7, -1.1], dtype=torch.float64)
     num_bits, num_noise = 2, 3
@@ -96,14 +74,14 @@ class Masked:
 
 
 class Chain:
-    """z_1 -> z_2 -> z_3, binary, each seen through a normal x_t; model and guide share s; sites are scaled."""
+    """z_1 -> z_2 -> z_3, binary, each observed as a normal x_t; model and guide share s; sites are scaled."""
 
     data = torch.tensor([[0.7, -1.1, 0.4], [1.6, 0.2, -0.3]], dtype=torch.float64)
     num_bits, num_noise = 3, 0
     scales = (1.0, 0.6, 1.7)  # of z_t in model and guide; that of x_3 is 0.8
 
     def parameters(self) -> Parameters:
-        return leaf(0.6), leaf(-0.3, 0.2, 0.9, -0.2), leaf(0.4, -0.7)  # shared, the model's, the guide's
+        return leaf(0.6), leaf(-0.3, 0.2, 0.9, -0.2), leaf(0.4, -0.7)  # of both, of the model, of the guide
 
     def programs(self, parameters: Parameters) -> tuple[Callable, Callable]:
         s, theta, phi = parameters
@@ -145,7 +123,7 @@ class Chain:
 
 
 class Parts:
-    """b -> (v_i -> c_i -> y_i) for parts i = 1, 2 in a plate inside the datum's; c_i and v_i are masked by b."""
+    """b -> (v_i -> c_i -> y_i) for parts i = 1, 2 in a plate inside the data plate; b masks c_i and v_i."""
 
     data = torch.tensor([[0.7, -1.1], [1.6, 0.2]], dtype=torch.float64)
     num_bits, num_noise = 3, 2
@@ -191,7 +169,7 @@ class Parts:
 
 
 class Events:
-    """z -> b -> u -> x: z and u normal vectors, b a matrix of two bits, x a matrix."""
+    """z -> b -> u -> x: z and u are normal vectors, b is a matrix of two bits, x a matrix."""
 
     data = torch.tensor([[[0.7, -1.1]], [[1.6, 0.2]]], dtype=torch.float64)
     num_bits, num_noise = 2, 4

@@ -1,9 +1,9 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A tiny hidden Markov model whose particle filter is written by hand, and all its draws and ancestors.
+"""A tiny hidden Markov model with a particle filter written by hand, and all its draws and ancestors.
 
-It is written from log sigmoid and the normal density, without Pyro and without the library.
+The filter uses log-probabilities written by hand, without Pyro and without the library.
 """
 
 from __future__ import annotations
@@ -16,25 +16,24 @@ from typing import Any, NamedTuple
 import pyro
 import pyro.distributions as dist
 import torch
+from enumeration import log_bernoulli, log_normal
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from pyro_sqair.infer import FIVO
 
 X = torch.tensor([1.75, -1.1, 0.4], dtype=torch.float64)  # a frame is a number
-HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
 def parameters() -> tuple[Tensor, Tensor]:
-    """Parameters (theta of the model, phi of the guide)."""
+    """Parameters: theta of the model and phi of the guide."""
     theta = torch.tensor([0.3, 0.9, 1.3, -0.4], dtype=torch.float64, requires_grad=True)
     phi = torch.tensor([0.2, 0.8, -0.5], dtype=torch.float64, requires_grad=True)
     return theta, phi
 
 
 class Chain:
-    """z_t is a coin whose logit is linear in z_{t-1}, or a normal whose mean is; x_t is normal."""
+    """z_t is Bernoulli with a logit linear in z_{t-1}, or normal with a mean linear in it; x_t is normal."""
 
     def __init__(self, coefficients: Tensor, is_model: bool, discrete: bool) -> None:
         self.coefficients, self.is_model, self.discrete = coefficients, is_model, discrete
@@ -51,7 +50,7 @@ class Chain:
         return z
 
     def __call__(self, frames: Tensor) -> None:
-        """The same as an ordinary program."""
+        """The same model or guide as a program without steps."""
         with pyro.plate("sequences", frames.shape[1], dim=-1):
             state = self.init(frames.shape[1])
             for t, frame in enumerate(frames):
@@ -74,7 +73,7 @@ def programs(theta: Tensor, phi: Tensor, discrete: bool = True) -> tuple[Chain, 
 
 
 class ByHand(NamedTuple):
-    """Of every outcome, shape [O]."""
+    """Results for every outcome, [O] each."""
 
     bound: Tensor
     log_draws: Tensor  # log-probability of the draws
@@ -84,22 +83,16 @@ class ByHand(NamedTuple):
 def by_hand(
     theta: Tensor, phi: Tensor, x: Tensor, values: Tensor, ancestors: Tensor, threshold: float, discrete: bool = True
 ) -> ByHand:
-    """The filter without Pyro and without the library.
+    """The particle filter, without Pyro and without the library.
 
     Args:
         theta, phi: parameters.
         x: shape [T].
-        values: the draws or, of normal ones, their noise, [T, K, O].
-        ancestors: of each particle, [T - 1, K, O].
-        threshold: as for FIVO.
-        discrete: whether draws are coins.
+        values: binary draws, or the noise of normal draws, [T, K, O].
+        ancestors: ancestor indices of the particles, [T - 1, K, O].
+        threshold: see `FIVO`.
+        discrete: whether the draws are binary.
     """
-
-    def log_normal(value: Tensor, loc: Tensor, scale: float) -> Tensor:
-        return -0.5 * ((value - loc) / scale) ** 2 - math.log(scale) - HALF_LOG_2PI
-
-    def log_coin(value: Tensor, logits: Tensor) -> Tensor:
-        return value * logsigmoid(logits) + (1 - value) * logsigmoid(-logits)
 
     length, num_particles, count = values.shape
     own = torch.arange(num_particles).unsqueeze(-1).expand(-1, count)
@@ -119,7 +112,7 @@ def by_hand(
         line_p, line_q = theta[0] + theta[1] * state, phi[0] + phi[1] * x[t] + phi[2] * state
         if discrete:
             z = values[t]
-            log_q, log_p = log_coin(z, line_q), log_coin(z, line_p)
+            log_q, log_p = log_bernoulli(z, line_q), log_bernoulli(z, line_p)
             log_draws = log_draws + log_q.sum(0)
         else:
             z = line_q + values[t]
@@ -141,7 +134,7 @@ def outcomes(length: int, num_particles: int) -> tuple[Tensor, Tensor]:
 
 
 def exact_gradient(x: Tensor, values: Tensor, ancestors: Tensor, threshold: float, full: bool) -> Tensor:
-    """Of the expected bound; if not full, with the probabilities of ancestors held fixed."""
+    """Gradient of the expected bound; if not `full`, the probabilities of ancestors are held fixed."""
     theta, phi = parameters()
     out = by_hand(theta, phi, x, values, ancestors, threshold)
     log_ancestors = out.log_ancestors if full else out.log_ancestors.detach()
@@ -152,7 +145,7 @@ def exact_gradient(x: Tensor, values: Tensor, ancestors: Tensor, threshold: floa
 
 
 class Forced(Messenger):
-    """Sets the guide's draws, as if sampled."""
+    """Sets the draws of the guide, as if they were sampled."""
 
     def __init__(self, draws: Tensor) -> None:
         super().__init__()
@@ -176,7 +169,7 @@ def forced_surrogate(
 def expected_gradient(
     estimator: FIVO, x: Tensor, values: Tensor, ancestors: Tensor, company: bool, signal: Callable | None = None
 ) -> Tensor:
-    """The mean over all outcomes of one sequence; in company, beside another one that always does the same."""
+    """The mean over all outcomes of one sequence; with `company`, a second sequence has a fixed outcome."""
     if signal is not None:
         estimator.score_signal = signal  # type: ignore[method-assign]
     theta, phi = parameters()

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Programs that no estimator can work with: the error names the site and the remedy, whatever the estimator."""
+"""Invalid programs: with every estimator, the error names the site and a remedy."""
 
 import pyro
 import pyro.distributions as dist
@@ -38,7 +38,7 @@ def assert_ok(estimator, model, guide, *args):
 
 
 def assert_error(estimator, model, guide, *args, match):
-    """The error comes whichever way the estimator is called."""
+    """Every method of the estimator raises the error."""
     for call in (estimator.loss, estimator.differentiable_loss, estimator.loss_and_grads):
         with pytest.raises(ValueError, match=match):
             call(model, guide, *args)
@@ -103,7 +103,7 @@ def test_undeclared_batch_dimension(estimator):
 
     with pytest.raises(ValueError, match=r"site 'z'.*\[4, 1\].*got \[4, 3\].*to_event"):
         log_weights(model, guide, (X,), num_particles=4, max_plate_nesting=1)
-    # Otherwise found by the trial run.
+    # The trial run also finds it.
     assert_error(estimator, model, guide, X, match='site "z", invalid log_prob shape')
 
 
@@ -162,12 +162,12 @@ def test_nan_is_traced_to_its_site(estimator):
             pyro.sample("y", dist.Normal(0.0, 1.0))
 
     with pyro.validation_enabled(False):
-        assert estimator.differentiable_loss(model, guide, X).isnan()  # nothing is read, nothing raised
+        assert estimator.differentiable_loss(model, guide, X).isnan()  # no check, no synchronisation
     assert_error(estimator, model, guide, X, match="NaN at site 'x' of the model.*support")
 
 
 def model_with(**factors):
-    """The model, times factors of each datum."""
+    """The plain model with factors for each datum."""
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -194,17 +194,17 @@ def test_infinite_weight_is_named(estimator):
     assert_error(estimator, model, plain_guide, X, match=r"got \+inf from infinite .* at 'up \(model\)'")
 
 
-def test_datum_that_no_particle_explains(estimator):
+def test_datum_without_possible_particle(estimator):
     model = model_with(fine=0.0, never=[0.0, -INF, 0.0])
     match = (
         r"(?s)log weight above -inf.*none of 4 for 1 of 3 data.* for all particles at 'never \(observed in the model"
     )
     assert_error(estimator, model, plain_guide, X, match=match + r"\)'.*Check that the observed values")
     with pyro.validation_enabled(False):
-        assert not estimator.differentiable_loss(model, plain_guide, X).isfinite()  # nothing is read, nothing raised
+        assert not estimator.differentiable_loss(model, plain_guide, X).isfinite()  # no check, no synchronisation
 
 
-def test_particles_ruled_out_at_different_sites():
+def test_particles_excluded_at_different_sites():
     def odd(x):
         """0, -inf, 0, -inf over particles."""
         return torch.where(torch.arange(4) % 2 == 1, -INF, 0.0).unsqueeze(-1).expand(4, 3) if x.dim() == 2 else x * 0
@@ -218,7 +218,7 @@ def test_particles_ruled_out_at_different_sites():
     assert_ok(VIMCO(4), model_with(odd=odd), plain_guide, X)
 
 
-def test_latent_site_that_rules_out_all_particles():
+def test_latent_site_that_excludes_all_particles():
     """The guide draws what the model's prior excludes."""
 
     def model(x):
@@ -233,7 +233,7 @@ def test_latent_site_that_rules_out_all_particles():
     assert_error(VIMCO(4), model, guide, X, match=r"for all particles at 'z \(model\)'")
 
 
-def test_evaluation_may_meet_impossible_particles():
-    """A chunk without a possible particle is no error: the others may have one. A bound of -inf is a value."""
+def test_evaluation_allows_impossible_particles():
+    """A chunk without a possible particle is no error, since other chunks may have one. The bound may be -inf."""
     bound = evaluate_bounds(model_with(never=[0.0, -INF, 0.0]), plain_guide, X, num_particles=3, chunk=1).iwae.value
     assert bound.isneginf().tolist() == [False, True, False]

@@ -224,7 +224,7 @@ class LiveNumbers(TorchDispatchMode):
 
 
 def test_memory_is_bounded_by_the_chunk():
-    """Of particles outside the chunk, only a few numbers are kept, whatever the size of the latents."""
+    """Of particles outside the chunk, only a few numbers are kept, for latents of any size."""
 
     def program(x):
         with pyro.plate("data", len(x)):

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Estimators under DistributedDataParallel: two processes' gradients are the mean of each one's alone."""
+"""Estimators with DistributedDataParallel: gradients are the mean over processes."""
 
 from pathlib import Path
 
@@ -65,7 +65,7 @@ def data(rank: int) -> Tensor:
 
 
 def gradients(objective: nn.Module, rank: int) -> list[Tensor]:
-    """Of two steps' losses, so that a state that a step leaves behind would show."""
+    """Gradients of two steps, to detect state kept between steps."""
     pyro.set_rng_seed(10 + rank)
     objective.zero_grad()
     for _ in range(2):
@@ -74,9 +74,9 @@ def gradients(objective: nn.Module, rank: int) -> list[Tensor]:
 
 
 def work(rank: int, out: Path) -> None:
-    """One of the processes."""
+    """Runs in each process."""
     torch.set_num_threads(1)
-    store = torch.distributed.FileStore(str(out / "store"), WORLD)  # a free port might be taken meanwhile
+    store = torch.distributed.FileStore(str(out / "store"), WORLD)  # a port could be taken
     torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
     try:
         found = {name: gradients(DistributedDataParallel(o), rank) for name, o in objectives().items()}

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""DReG against the gradient of its bound: discrete draws enumerated, continuous noise by quadrature."""
+"""The expected gradient of DReG is that of the bound, by enumeration of discrete draws and quadrature of noise."""
 
 import math
 
@@ -13,7 +13,6 @@ from dreg_outcomes import (
     F64,
     KINDS,
     QUADRATURE,
-    Forced,
     Outcomes,
     X,
     by_replica,
@@ -23,6 +22,7 @@ from dreg_outcomes import (
     mixed_pair,
     replicated,
 )
+from enumeration import Forced
 from pyro import poutine
 from torch import Tensor
 
@@ -36,13 +36,13 @@ class TestExpectation:
         pair, outcomes = mixed(kind)
         vimco = VIMCO(2, max_plate_nesting=1)
         exact = outcomes.exact(pair)
-        # The discrete draws are enumerated, so this holds at each node.
+        # The discrete draws are enumerated, so this holds at each node of the quadrature.
         torch.testing.assert_close(outcomes.estimated(pair, vimco), exact, rtol=0, atol=1e-10)
         got, exact = outcomes.mean(outcomes.estimated(pair, DReG(vimco))), outcomes.mean(exact)
-        assert (exact.abs() > 1e-3).sum() >= len(exact) - 4  # nearly every parameter is put to the test
+        assert (exact.abs() > 1e-3).sum() >= len(exact) - 4  # nearly every parameter is tested
         torch.testing.assert_close(got, exact, rtol=0, atol=QUADRATURE)
 
-    def test_more_nodes_leave_less(self):
+    def test_error_falls_with_the_number_of_nodes(self):
         errors = []
         for nodes in (4, 6, 8):
             pair, outcomes = mixed("late mask", nodes)
@@ -63,8 +63,8 @@ class TestExpectation:
         ],
         ids=lambda e: f"{type(e).__name__}, {vars(e).get('gamma', e.alpha)}",
     )
-    def test_of_any_estimator_is_kept(self, kind, estimator):
-        """With its bias, if it has one."""
+    def test_equals_that_of_any_wrapped_estimator(self, kind, estimator):
+        """Including its bias."""
         pair, outcomes = mixed(kind)
         plain = outcomes.mean(outcomes.estimated(pair, estimator))
         got = outcomes.mean(outcomes.estimated(pair, DReG(estimator)))
@@ -73,7 +73,7 @@ class TestExpectation:
     @pytest.mark.parametrize("kind", ["plain", "late mask", "scale"])
     @pytest.mark.parametrize("num_particles", [3, 5])
     def test_more_particles(self, num_particles, kind):
-        """By Monte Carlo: from the same draws, the difference from VIMCO's gradient has mean zero."""
+        """By Monte Carlo with the same draws: the difference from the gradient of VIMCO has mean zero."""
         x = torch.full((10_000,), X, dtype=F64)
         gradients = []
         for elbo in (VIMCO(num_particles, 1), DReG(VIMCO(num_particles, 1))):
@@ -97,8 +97,8 @@ class TestExpectation:
         torch.testing.assert_close(got, exact, rtol=0, atol=1e-7)
 
     @pytest.mark.parametrize("what", ["masks", "scores", "square"])
-    def test_quadrature_catches_mistakes(self, what, monkeypatch):
-        """The formula without regard to masks; without what discrete draws owe to continuous ones; v for v^2."""
+    def test_quadrature_detects_errors(self, what, monkeypatch):
+        """Without masks; without the dependence of discrete draws on continuous ones; v instead of v^2."""
         if what == "masks":
             monkeypatch.setattr(gates.Draw, "share", lambda self, scale: 1.0)
         elif what == "scores":
@@ -124,8 +124,8 @@ class TestContinuous:
         plain = torch.stack(torch.autograd.grad(estimator.differentiable_loss(*pair, x), leaves))
         assert plain.abs().min() > 1e-2
 
-    def test_one_particle_sticks_the_landing(self):
-        """Roeder et al. (2017), by hand: d/dz [log p(x, z) - log q(z)] dz/d(phi), the last log q at fixed phi."""
+    def test_one_particle_equals_roeder_et_al(self):
+        """Roeder et al. (2017): d/dz [log p(x, z) - log q(z)] dz/d(phi), with log q at fixed phi."""
         x, noise = torch.randn(2, 50, dtype=F64)
         a, s = (torch.tensor(v, dtype=F64, requires_grad=True) for v in (0.2, 0.3))
         with Forced({}, {"z": noise.unsqueeze(0)}):
@@ -137,7 +137,7 @@ class TestContinuous:
         torch.testing.assert_close(got, -torch.stack([(slope * x).sum(), (slope * noise * scale).sum()]))
 
     def gradients(self, estimator: MultiSampleELBO, replicas: int) -> Tensor:
-        """Each replica of one datum has parameters of its own, so one run gives all their gradients: [2, replicas]."""
+        """Each replica of one datum has its own parameters, so one run gives all gradients: [2, replicas]."""
         a = torch.full((replicas,), 0.3, dtype=F64, requires_grad=True)
         s = torch.full((replicas,), -0.1, dtype=F64, requires_grad=True)
         x = torch.full((replicas,), 1.5, dtype=F64)
@@ -153,7 +153,7 @@ class TestContinuous:
             assert ((plain.mean(1) - doubly.mean(1)).abs() < 4 * error).all()
             assert (doubly.var(1) < 0.2 * plain.var(1)).all()
             snr[num_particles] = [(g.mean(1).abs() / g.std(1)) for g in (plain, doubly)]
-        # Rainforth et al. (2018): the plain signal drowns as K grows; Tucker et al.: the other does not.
+        # The ratio falls with K for the plain gradient (Rainforth et al. 2018), not for DReG (Tucker et al. 2019).
         assert (snr[50][0] < 0.6 * snr[5][0]).all()
         assert (snr[50][1] > 1.5 * snr[5][1]).all()
 
@@ -168,7 +168,7 @@ def bits_model(x):
 
 class TestDiscrete:
     @pytest.mark.parametrize("estimator", [VIMCO(3), OVIS(3, gamma=0.5), IWAEWithoutScore(3), VIMCO(3, alpha=0.4)])
-    def test_it_is_the_other_estimator(self, estimator):
+    def test_without_reparameterised_draws_it_is_the_wrapped_estimator(self, estimator):
         logits = torch.tensor([0.2, -0.4], requires_grad=True)
         x = torch.randn(20)
 

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""DReG as an `ELBO` of Pyro's, and on SQAIR."""
+"""DReG as a Pyro `ELBO`, and with SQAIR."""
 
 import math
 
@@ -9,9 +9,9 @@ import pyro
 import pytest
 import torch
 from dreg_outcomes import F64, Outcomes, linear_gaussian, mixed_pair, parameters
+from no_host_reads import NoHostReads
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import OVIS, RWS, VIMCO, DReG
@@ -45,11 +45,11 @@ class TestInterface:
         svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.1}), elbo)
         for _ in range(100):
             svi.step(x)
-        # Without variance at the optimum, it is reached, not circled.
+        # The gradient has no variance at the optimum, so the parameters converge to it.
         assert pyro.param("a").item() == pytest.approx(0.5, abs=5e-3)
         assert pyro.param("s").item() == pytest.approx(-0.5 * math.log(2), abs=5e-3)
 
-    def test_order_is_the_estimators(self):
+    def test_order_is_that_of_the_wrapped_estimator(self):
         vimco = VIMCO(5, alpha=0.9)
         elbo = DReG(vimco)
         assert elbo.alpha == 0.9
@@ -61,7 +61,7 @@ class TestInterface:
         assert torch.equal(elbo.bound(log_weight), vimco.bound(log_weight))
 
     @pytest.mark.parametrize("estimator", [DReG(VIMCO(2)), RWS(2), Trace_ELBO()], ids=["itself", "RWS", "Pyro's"])
-    def test_what_it_cannot_wrap(self, estimator):
+    def test_estimators_that_cannot_be_wrapped(self, estimator):
         with pytest.raises(ValueError, match=f"expected an estimator .* got {type(estimator).__name__}"):
             DReG(estimator)
 
@@ -74,17 +74,8 @@ class TestInterface:
         assert all((leaf.grad != 0).any() for leaf in leaves)
 
 
-class NoHostReads(TorchDispatchMode):
-    """Raises where a tensor's value is read by Python, which on a GPU would wait for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("a tensor was read")
-        return func(*args, **(kwargs or {}))
-
-
 class TestSQAIR:
-    """Late masks, presence that looks at what was drawn, and an encoder that model and guide share."""
+    """Late masks, presence that depends on earlier draws, and an encoder shared by model and guide."""
 
     @staticmethod
     def programs() -> tuple[SQAIR, SQAIRGuide]:
@@ -93,7 +84,7 @@ class TestSQAIR:
         model, guide = SQAIR.build(scene, 4, encoder).double(), SQAIRGuide.build(scene, 4, encoder).double()
         nn.init.constant_(guide.propagation.pres[-1].bias, 1.0)
         for parameter in {*model.parameters(), *guide.parameters()}:
-            with torch.no_grad():  # no weight is zero, which would hide what is behind it
+            with torch.no_grad():  # a zero weight would block gradients
                 parameter += 0.05 * torch.randn_like(parameter)
         return model, guide
 
@@ -125,7 +116,7 @@ class TestSQAIR:
             ]
             gradients[type(elbo).__name__] = torch.stack(draws)
         plain, doubly = gradients["VIMCO"], gradients["DReG"]
-        # Many parameters and few runs: a variance pooled over both estimators, and 5 standard errors of 2 x 12 runs.
+        # Many parameters and few runs: 5 standard errors, with the variance of 2 x 12 runs of both estimators.
         error = ((plain.var(0) + doubly.var(0)) / runs).sqrt()
         z = (plain.mean(0) - doubly.mean(0)) / error
         assert z.abs().max() < 5

@@ -11,7 +11,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from dreg_outcomes import F64, Forced, normal
+from dreg_outcomes import F64, normal
+from enumeration import Forced
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal, AutoNormalMessenger, init_to_value
 from pyro.poutine.plate_messenger import block_plate
 
@@ -22,7 +23,7 @@ class TestShapes:
     """Plates, subsampling, autoguides and draws that are not converted."""
 
     def test_inner_plates_and_subsampling(self):
-        """Each of 2 pixels' z in a plate of 6 counts three times in the weight; each datum 2.5 times, outside."""
+        """2 of 6 pixels are drawn, so each has factor 3 in the weight; each datum has factor 2.5 on its bound."""
         replicas, data = 4000, 4
         y = torch.randn(2, 1, dtype=F64).expand(2, data * replicas)
         leaves = [torch.full((data * replicas,), v, dtype=F64, requires_grad=True) for v in (1.5, -0.2, 0.6)]
@@ -54,14 +55,14 @@ class TestShapes:
 
     @pytest.mark.parametrize("num_particles", [1, 2])
     def test_autoguide_whose_sites_are_point_masses_with_a_density(self, num_particles):
-        """AutoDiagonalNormal draws one auxiliary site; z is then a Delta whose log-density is the Jacobian's."""
+        """AutoDiagonalNormal draws one auxiliary site; z is a Delta whose log density is that of the Jacobian."""
 
         def model():
             z = pyro.sample("z", dist.Gamma(torch.tensor(2.0, dtype=F64), torch.tensor(1.5, dtype=F64)))
             pyro.sample("x", normal(z, 1.0), obs=torch.tensor(2.5, dtype=F64))
 
         torch.set_default_dtype(F64)
-        # From the same place whatever the seed, as the error of the quadrature depends on it.
+        # Fixed initial values, since the quadrature error depends on them.
         guide = AutoDiagonalNormal(model, init_to_value(values={"z": torch.tensor(1.4)}), init_scale=0.3)
         guide()
         estimator = IWAEWithoutScore(num_particles, max_plate_nesting=0)
@@ -79,7 +80,7 @@ class TestShapes:
         assert (total[0].abs() > 0.01).all()
         torch.testing.assert_close(total[1], total[0], rtol=0, atol=1e-5)
 
-    def test_point_masses_get_the_plain_gradient(self):
+    def test_point_masses_keep_the_gradient_of_the_wrapped_estimator(self):
         def model():
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=torch.tensor(1.2))
@@ -93,15 +94,15 @@ class TestShapes:
         assert gradients[0] == gradients[1]
         assert gradients[0][0] != 0
 
-    def test_draw_that_particles_share(self):
-        """u is drawn once and z for each particle: z is converted and u is not."""
+    def test_draw_shared_by_particles(self):
+        """u is drawn once and z for each particle: only z is converted."""
         replicas = 20_000
         leaves = [torch.full((replicas,), v, dtype=F64, requires_grad=True) for v in (1.2, 0.2, 0.1)]
         x = torch.full((replicas,), 0.8, dtype=F64)
 
-        def draw_u(law):
+        def draw_u(fn):
             with block_plate(dim=-2, strict=False):
-                return pyro.sample("u", law)
+                return pyro.sample("u", fn)
 
         def model(x):
             with pyro.plate("data", len(x)):
@@ -126,7 +127,7 @@ class TestShapes:
         assert (gradients[0].mean(1).abs() > 10 * error).all()
 
     def test_guide_messenger(self):
-        """A guide that runs while the model does."""
+        """A guide that runs together with the model."""
 
         def model(x):
             with pyro.plate("data", len(x)):

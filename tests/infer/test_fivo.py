@@ -1,10 +1,10 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""FIVO's gradient against the exact one, by enumerating all draws and all ancestors of a tiny hidden Markov model.
+"""The expected gradient of FIVO, by enumerating all draws and ancestors of a tiny hidden Markov model.
 
-For reparameterised draws the oracle integrates over their noise by Gauss-Hermite quadrature, and the estimator is
-averaged over many draws.
+For reparameterised draws, the exact gradient is integrated over the noise by Gauss-Hermite quadrature, and the
+estimator is averaged over many draws.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from fivo_by_hand import (
     parameters,
     programs,
 )
+from no_host_reads import NoHostReads
 from pyro.infer import SVI
 from pyro.nn import PyroModule
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_sqair.infer import FIVO, VIMCO, smc_evidence
 from pyro_sqair.infer.resampling import multinomial
@@ -52,7 +52,7 @@ CASES = [
 @pytest.mark.parametrize("full", [True, False], ids=["resampling-score", "default"])
 @pytest.mark.parametrize(("size", "threshold", "company"), CASES)
 def test_expected_gradient(size, threshold, company, full, kind):
-    """Exact with the score of the ancestors; without, that of the bound with their probabilities held fixed."""
+    """Exact with the score of the ancestors; otherwise that of the bound at fixed probabilities of ancestors."""
     length, num_particles = size
     x = X[:length]
     values, ancestors = outcomes(length, num_particles)
@@ -60,7 +60,7 @@ def test_expected_gradient(size, threshold, company, full, kind):
     estimator = FIVO(num_particles, "multinomial", threshold, kind, resampling_score=full)
     got = expected_gradient(estimator, x, values, ancestors, company)
     torch.testing.assert_close(got, stated, rtol=0, atol=1e-10)
-    assert stated.abs().min() > 1e-4  # every parameter is put to the test
+    assert stated.abs().min() > 1e-4  # every parameter is tested
     exact = exact_gradient(x, values, ancestors, threshold, True)
     assert ((stated - exact).abs().max() > 1e-3) == (not full)
 
@@ -73,7 +73,7 @@ def test_enumeration_covers_both_decisions_of_the_adaptive_filter():
     assert (log_ancestors == 0).any()
 
 
-def test_enumeration_catches_wrong_signals():
+def test_enumeration_detects_wrong_signals():
     values, ancestors = outcomes(2, 2)
     exact = exact_gradient(X[:2], values, ancestors, 1, True)
 
@@ -114,7 +114,7 @@ def test_value_is_the_bound_of_the_filter():
 @pytest.mark.parametrize("kind", ["geometric", "arithmetic"])
 @pytest.mark.parametrize("discrete", [True, False])
 def test_without_resampling_it_is_vimco(kind, discrete):
-    """Bound and gradient, from the same seed."""
+    """Bound and gradient with the same seed."""
     frames = torch.randn(3, 20, dtype=torch.float64)
     results = []
     for estimator in (FIVO(4, threshold=0, control_variate=kind), VIMCO(4, 1, control_variate=kind)):
@@ -131,7 +131,7 @@ def test_without_resampling_it_is_vimco(kind, discrete):
 
 
 def quadrature(full: bool) -> Tensor:
-    """The gradient of the expected bound for T = K = 2, integrated over four noises and summed over ancestors."""
+    """The gradient of the expected bound for T = K = 2, integrated over noise and summed over ancestors."""
     nodes, weight = np.polynomial.hermite_e.hermegauss(18)
     weight = weight / weight.sum()
     noise = torch.tensor(np.stack(np.meshgrid(*[nodes] * 4, indexing="ij")).reshape(2, 2, -1))
@@ -148,7 +148,7 @@ def quadrature(full: bool) -> Tensor:
 
 @pytest.mark.parametrize("full", [True, False], ids=["resampling-score", "default"])
 def test_gradient_of_reparameterised_draws(full):
-    """Within 4 standard errors, which are small enough to tell the two apart."""
+    """Within 4 standard errors of the stated gradient, and further from the other one."""
     copies = 20_000
     theta, phi = (p.detach().unsqueeze(-1).repeat(1, copies).requires_grad_() for p in parameters())
     estimator = FIVO(2, "multinomial", 1, resampling_score=full)
@@ -164,7 +164,7 @@ def test_gradient_of_reparameterised_draws(full):
 
 
 class Switch(PyroModule):
-    """A coin that tends to stay as it is, seen through noise."""
+    """A binary state that tends to persist, observed with noise."""
 
     def __init__(self, is_model: bool) -> None:
         super().__init__()
@@ -176,7 +176,7 @@ class Switch(PyroModule):
 
     def step(self, t: int, state: Tensor, frame: Tensor) -> Tensor:
         inputs = [state] if self.is_model else [state, frame.expand_as(state)]
-        # as in `Program.part`: read without registering the parameters once more
+        # as in `Program.part`: read without registering the parameters again
         logits = self.__dict__["_modules"]["linear"](torch.stack(inputs, -1)).squeeze(-1)
         z = pyro.sample("z", dist.Bernoulli(logits=logits))
         if self.is_model:
@@ -210,7 +210,7 @@ def test_learning(how):
         assert set(pyro.get_param_store()) == {f"linear$$${part}" for part in ("weight", "bias")}
     after = smc_evidence(model, guide, frames, num_particles=50).sum()
     assert after > before + 10
-    if how == "module":  # names of model and guide differ here, so both are learned
+    if how == "module":  # model and guide have separate parameters here
         logits = guide.linear(torch.tensor([[0.5, 1.0], [0.5, -1.0]])).squeeze(-1)
         assert logits[0] > logits[1] + 1
 
@@ -243,11 +243,6 @@ def test_on_the_device_under_test(device):
 
 
 def test_no_host_reads_on_the_hot_path():
-    class NoHostReads(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            assert func is not torch.ops.aten._local_scalar_dense.default, "a tensor was read"
-            return func(*args, **(kwargs or {}))
-
     theta, phi = parameters()
     frames = torch.randn(3, 4, dtype=torch.float64)
     with pyro.validation_enabled(False), NoHostReads():

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Per-datum log weights: their shape, plates, masks, scales and errors."""
+"""Log weights per datum: shape, plates, masks, scales and errors."""
 
 import pyro
 import pyro.distributions as dist
@@ -77,7 +77,7 @@ def test_score_is_log_q_of_discrete_draws_only():
 
 @pytest.mark.parametrize("how", ["poutine", "distribution", "blanked"])
 def test_mask_hides_the_weight_but_not_the_score(how):
-    """A masked draw was made all the same, and others may depend on it."""
+    """A masked draw may still affect later draws."""
     mask = torch.tensor([True, False, False])
     q = dist.Bernoulli(torch.tensor([0.2, 0.5, 0.9]))
 
@@ -109,13 +109,13 @@ def test_mask_of_false_for_the_whole_program():
     torch.testing.assert_close(out.log_weight, torch.zeros(4, 3))
 
 
-def test_scale_acts_inside_the_weight():
+def test_scale_is_part_of_the_weight():
     out, z = drawn(4, "z", poutine.scale(plain_model, scale=3.0), plain_guide, X)
     torch.testing.assert_close(out.log_weight, 3 * (normal(X, z) + normal(z, 0.0)) - normal(z, 0.5 * X, 0.8))
     assert out.scale == 1.0
 
 
-def test_batch_plate_subsampling_scales_the_bound_from_outside():
+def test_subsampling_of_the_batch_plate_scales_the_bound():
     def model(x):
         with pyro.plate("data", 30, subsample=torch.arange(3)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -130,7 +130,7 @@ def test_batch_plate_subsampling_scales_the_bound_from_outside():
     assert out.scale == 10.0
     torch.testing.assert_close(out.log_weight, 2 * normal(X, z) + normal(z, 0.0) - normal(z, 0.5 * X, 0.8))
     elbo = VIMCO(4)
-    elbo.loss(model, guide, X)  # finds the plates by a trial run, which draws too
+    elbo.loss(model, guide, X)  # the trial run that finds the plates draws
     pyro.set_rng_seed(1)
     per_datum = elbo.surrogate(model, guide, X)
     pyro.set_rng_seed(1)
@@ -139,7 +139,7 @@ def test_batch_plate_subsampling_scales_the_bound_from_outside():
     assert elbo.loss(model, guide, X) == pytest.approx(-10 * per_datum.sum().item(), rel=1e-6)
 
 
-def test_inner_plates_are_summed_and_their_subsampling_stays_inside():
+def test_inner_plates_are_summed_with_their_subsampling_inside_the_weight():
     y = torch.randn(2, 3)
 
     def model(y):
@@ -180,7 +180,7 @@ def test_two_batch_plates_around_an_unused_dimension():
     torch.testing.assert_close(out.score, q[..., 0, :])
 
 
-def test_sequential_plates_and_deterministic_sites_do_not_matter():
+def test_sequential_plates_and_deterministic_sites_have_no_effect():
     def model(x):
         pyro.deterministic("half", x / 2)
         with pyro.plate("data", len(x)):
@@ -206,7 +206,7 @@ def test_pair_without_plates_is_one_datum():
 
 
 def test_sites_without_particle_or_batch_dimensions_broadcast():
-    """An observed site whose distribution does not depend on the particle, and a factor of one number."""
+    """An observed site whose distribution does not depend on the particle, and a scalar factor."""
 
     def model(x):
         with pyro.plate("data", len(x)):
@@ -235,7 +235,7 @@ def test_pyro_autoguide_works():
     assert out.log_weight.shape == (4, 3)
 
 
-def test_trial_run_leaves_outer_handlers_alone():
+def test_trial_run_is_hidden_from_outer_handlers():
     with poutine.trace() as tracer:
         assert guess_max_plate_nesting(plain_model, plain_guide, (X,), {}) == 1
     assert not tracer.trace.nodes

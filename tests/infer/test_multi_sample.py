@@ -1,9 +1,9 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every multi-sample estimator's expected gradient, enumerated, against the exact one or its stated bias.
+"""By enumeration, the expected gradient of every multi-sample estimator is the exact one plus its stated bias.
 
-What the estimators are to give is written from the formulas of the papers, on log-probabilities by hand.
+The expected values follow the formulas of the papers, with log-probabilities written by hand.
 """
 
 import itertools
@@ -15,8 +15,8 @@ import pytest
 import torch
 from enumerated_pairs import PAIRS
 from enumeration import Forced, Outcomes, Weighed, bound_by_hand, shares_by_hand
+from no_host_reads import NoHostReads
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_sqair.infer import OVIS, RWS, VIMCO, IWAEWithoutScore, ReleasedSQAIRSignal
 from pyro_sqair.infer.log_weights import log_weights
@@ -42,7 +42,7 @@ CASES = [(k, alpha) for k in (2, 3, 5) for alpha in (0.0, 0.4) if k == 3 or alph
 
 
 def stated(name: str, outcomes: Outcomes, exact: Tensor, alpha: float) -> Tensor:
-    """What the estimator is documented to give on average, given the exact gradient of the bound."""
+    """The documented expected gradient of the estimator, given the exact gradient of the bound."""
 
     def with_gamma(gamma: float) -> Tensor:
         """The exact gradient, plus gamma E[sum_k v_k h_k]."""
@@ -53,7 +53,7 @@ def stated(name: str, outcomes: Outcomes, exact: Tensor, alpha: float) -> Tensor
         return exact + outcomes.mean_gradient(bias)
 
     def released(q: Weighed) -> Tensor:
-        """The bound's gradient without score, plus the ELBO's score term."""
+        """The gradient of the bound without score terms, plus the score term of the ELBO."""
         log_weight = q.log_p - q.log_q
         return bound_by_hand(log_weight, alpha) + (log_weight.detach() * q.score).mean(0)
 
@@ -61,7 +61,7 @@ def stated(name: str, outcomes: Outcomes, exact: Tensor, alpha: float) -> Tensor
         return bound_by_hand(q.log_p - (q.log_q - q.scored_log_q) - q.scored_log_q.detach(), alpha)
 
     def wake_wake(q: Weighed) -> Tensor:
-        """Tempered shares of log p, plain ones of log q."""
+        """Weights of order alpha for log p, and of order 0 for log q."""
         log_weight = q.log_p - q.log_q
         return (shares_by_hand(log_weight, alpha) * q.log_p + shares_by_hand(log_weight) * q.log_q).sum(0)
 
@@ -82,7 +82,7 @@ def stated(name: str, outcomes: Outcomes, exact: Tensor, alpha: float) -> Tensor
 def test_expected_gradient(pair, num_particles, alpha):
     outcomes = Outcomes(PAIRS[pair], num_particles, data=1 if num_particles == 5 else 2)
     exact = outcomes.exact_gradient(alpha)
-    assert exact.abs().min() > 1e-4  # every parameter is put to the test
+    assert exact.abs().min() > 1e-4  # every parameter is tested
     for name, make in ESTIMATORS.items():
         got = outcomes.estimated_gradient(make(num_particles, alpha=alpha).surrogate)
         wanted = stated(name, outcomes, exact, alpha)
@@ -104,7 +104,7 @@ def test_value_is_the_bound(pair):
 
 
 def test_loss_of_all_data_together_has_the_exact_gradient():
-    """The same through `differentiable_loss`, over all 4^2 x 4^2 joint outcomes of two data, one by one."""
+    """`differentiable_loss` of two data, over each of their 4^2 x 4^2 joint outcomes."""
     pair, count = PAIRS["masked"], 16
     outcomes = Outcomes(pair, 2)
     estimator = VIMCO(2)
@@ -121,14 +121,14 @@ def test_loss_of_all_data_together_has_the_exact_gradient():
 
 
 def not_summed(model: Callable, guide: Callable, x: Tensor) -> Tensor:
-    """VIMCO's signal, averaged over particles instead of summed."""
+    """The signal of VIMCO, averaged over particles instead of summed."""
     particles = log_weights(model, guide, (x,), num_particles=3, max_plate_nesting=1)
     bound = particles.log_weight.logsumexp(0)
     return bound + ((bound - control_variate(particles.log_weight)).detach() * particles.score).mean(0)
 
 
 def own_weight_in_baseline(model: Callable, guide: Callable, x: Tensor) -> Tensor:
-    """A baseline that a particle's own weight enters: the mean of all log weights."""
+    """A baseline that includes the particle's own weight: the mean of all log weights."""
     particles = log_weights(model, guide, (x,), num_particles=3, max_plate_nesting=1)
     bound = particles.log_weight.logsumexp(0)
     signal = (bound - particles.log_weight.mean(0)).detach()
@@ -136,7 +136,7 @@ def own_weight_in_baseline(model: Callable, guide: Callable, x: Tensor) -> Tenso
 
 
 def masked_score(model: Callable, guide: Callable, x: Tensor) -> Tensor:
-    """The scores of masked draws left out, as if nothing depended on them."""
+    """No scores of masked draws, as if nothing depended on them."""
     particles = log_weights(model, guide, (x,), num_particles=3, max_plate_nesting=1)
     bound = particles.log_weight.logsumexp(0)
     return bound + ((bound - control_variate(particles.log_weight)).detach() * particles.scored_log_q).sum(0)
@@ -172,13 +172,13 @@ EXTREME = torch.tensor([[1e4, 0.0, -1e4], [-1e4, -torch.inf, -1e4], [-torch.inf,
 @pytest.mark.parametrize("alpha", [0.0, 0.9])
 @pytest.mark.parametrize("name", ["VIMCO", "arithmetic VIMCO", "OVIS(0)", "OVIS(1)", "no score"])
 def test_signals_of_extreme_weights_are_finite(name, alpha):
-    """Weights that differ by a factor of e^20000, or are zero but for one."""
+    """Weights that differ by a factor of e^20000, or of which all but one are zero."""
     assert ESTIMATORS[name](3, alpha=alpha).signal(EXTREME).isfinite().all()
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)
-def test_impossible_particles_do_not_spoil_the_gradient(name):
-    """In half of the particles b = 1, and then the data cannot be."""
+def test_gradient_is_finite_with_impossible_particles(name):
+    """The data have probability zero for particles with b = 1."""
     logit = torch.zeros((), requires_grad=True)
 
     def model(x):
@@ -197,15 +197,6 @@ def test_impossible_particles_do_not_spoil_the_gradient(name):
     loss.backward()
     # The released signal is log w_k itself, here -inf.
     assert loss.isfinite() == logit.grad.isfinite() == (name != "released")
-
-
-class NoHostReads(TorchDispatchMode):
-    """Raises where a tensor's value is read by Python, which on a GPU would wait for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten._local_scalar_dense.default:
-            raise AssertionError("a tensor was read")
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

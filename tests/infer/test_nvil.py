@@ -11,11 +11,10 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from enumeration import Forced, MaskedLate
 from pyro import poutine
 from pyro.distributions import TorchDistribution
-from pyro.distributions.score_parts import ScoreParts
 from pyro.infer import TraceGraph_ELBO
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_sqair.infer import NVIL, NeuralBaseline, nvil
@@ -23,45 +22,6 @@ from pyro_sqair.infer.log_weights import log_weights
 
 F64 = torch.float64
 X = torch.tensor([0.7, -1.1], dtype=F64)
-
-
-class Forced(Messenger):
-    """Sets discrete draws to given bits, and normal draws to loc + scale * given noise, as if they were sampled."""
-
-    def __init__(self, bits: dict[str, Tensor], noise: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.bits, self.noise = bits, noise
-
-    def _pyro_sample(self, msg) -> None:
-        if msg["done"] or msg["is_observed"]:
-            return
-        if msg["name"] in self.bits:
-            # A sample carries the provenance that Pyro tracks: the names of the draws that this one depends on.
-            msg["value"], msg["done"] = self.bits[msg["name"]] + 0 * msg["fn"].sample(), True
-        elif msg["name"] in self.noise:
-            msg["value"], msg["done"] = msg["fn"].loc + msg["fn"].scale * self.noise[msg["name"]], True
-
-
-class MaskedLate(TorchDistribution):
-    """A Bernoulli distribution whose mask is a later draw."""
-
-    arg_constraints: dict = {}
-
-    def __init__(self, base: dist.Bernoulli, holder: dict[str, Tensor]) -> None:
-        self.base, self.holder = base, holder
-        super().__init__(base.batch_shape, base.event_shape, validate_args=False)
-
-    def expand(self, batch_shape, _instance=None):
-        return MaskedLate(self.base.expand(batch_shape), self.holder)
-
-    def sample(self, sample_shape=()):
-        return self.base.sample(torch.Size(sample_shape))
-
-    def log_prob(self, value):
-        return torch.where(self.holder["d"] > 0, self.base.log_prob(value), 0.0)
-
-    def score_parts(self, value):
-        return ScoreParts(self.log_prob(value), self.base.log_prob(value), 0)
 
 
 def parameters() -> tuple[Tensor, Tensor]:
@@ -88,7 +48,7 @@ def make_pair(theta: Tensor, phi: Tensor, infer: Infer = no_baseline) -> tuple[C
 
         with pyro.plate("data", len(x)):
             c = draw("c", MaskedLate(dist.Bernoulli(logits=phi[0] * x + phi[1]), held))
-            held["d"] = d = draw("d", dist.Bernoulli(logits=phi[2] * c - phi[3] * x))
+            held["mask"] = d = draw("d", dist.Bernoulli(logits=phi[2] * c - phi[3] * x))
             with poutine.mask(mask=d.bool()):
                 e = draw("e", dist.Bernoulli(logits=phi[4] * c + phi[5]))
             f = draw("f", dist.Bernoulli(logits=phi[6] * e + phi[3]).mask(False))
@@ -98,7 +58,7 @@ def make_pair(theta: Tensor, phi: Tensor, infer: Infer = no_baseline) -> tuple[C
         held: dict[str, Tensor] = {}
         with pyro.plate("data", len(x)):
             c = pyro.sample("c", MaskedLate(dist.Bernoulli(logits=theta[0]), held))
-            held["d"] = d = pyro.sample("d", dist.Bernoulli(logits=theta[1]))
+            held["mask"] = d = pyro.sample("d", dist.Bernoulli(logits=theta[1]))
             with poutine.mask(mask=d.bool()):
                 e = pyro.sample("e", dist.Bernoulli(logits=theta[2]))
             f = pyro.sample("f", dist.Bernoulli(logits=theta[2]).mask(False))

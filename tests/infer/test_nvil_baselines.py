@@ -10,24 +10,11 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from enumeration import Forced
 from pyro.infer import SVI
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from pyro_sqair.infer import NVIL, NeuralBaseline
-
-
-class Forced(Messenger):
-    """Sets discrete draws to given bits, as if they were sampled."""
-
-    def __init__(self, bits: dict[str, Tensor]) -> None:
-        super().__init__()
-        self.bits = bits
-
-    def _pyro_sample(self, msg) -> None:
-        if msg["name"] in self.bits and not msg["done"]:
-            # A sample carries the provenance that Pyro tracks: the names of the draws that this one depends on.
-            msg["value"], msg["done"] = self.bits[msg["name"]] + 0 * msg["fn"].sample(), True
 
 
 def coin_model(x):
@@ -56,7 +43,7 @@ class TestBaselines:
         network = NeuralBaseline(1, [], scale=2.0)
         guide = partial(coin_guide, network=network)
         seen = dist.Bernoulli(0.4).sample((200,))
-        with Forced({"b": seen}):
+        with Forced({"b": seen}, {}):
             NVIL().loss_and_grads(coin_model, guide, x)
         logits = 0.2 * x + 0.1
         cost = dist.Bernoulli(0.3).log_prob(seen) + dist.Normal(4 * seen - 2, 1.0).log_prob(x)
@@ -65,13 +52,13 @@ class TestBaselines:
         linear = network.layers[0]
         torch.testing.assert_close(linear.bias.grad, -2 * 2 * error.sum().unsqueeze(0), rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(linear.weight.grad, -4 * (error * x).sum().reshape(1, 1), rtol=1e-5, atol=1e-3)
-        # and the guide's, whose signal is the same error
+        # the signal of the guide is the same error
         score = (seen - logits.sigmoid()) * error
         slope, shift = pyro.param("slope"), pyro.param("shift")
         torch.testing.assert_close(slope.grad, -(score * x).sum(), rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(shift.grad, -score.sum(), rtol=1e-4, atol=1e-3)
 
-    def test_they_learn_and_lower_the_variance(self):
+    def test_they_are_trained_and_lower_the_variance(self):
         x = coins()
         network = NeuralBaseline(1, [16])
         guide = partial(coin_guide, network=network)
@@ -86,7 +73,7 @@ class TestBaselines:
             return torch.stack(gradients).var()
 
         def squared_error() -> float:
-            """By the gradient with respect to a number added to the baseline, squared: of its bias."""
+            """Mean squared bias of the baseline, from the gradient with respect to a number added to it."""
             shift = torch.zeros(len(x), requires_grad=True)
             shifted = partial(coin_guide, network=lambda y: network(y) + shift)
             loss = sum(NVIL().differentiable_loss(coin_model, shifted, x) for _ in range(30)) / 30
@@ -103,7 +90,7 @@ class TestBaselines:
         assert squared_error() < 0.2 * first
         assert spread(guide) < 0.5 * plain
 
-    def test_svi_finds_the_networks_and_learns(self):
+    def test_svi_trains_the_networks(self):
         x = coins()
         network = NeuralBaseline(1, [16])
         guide = partial(coin_guide, network=network)
@@ -146,7 +133,7 @@ class TestBaselines:
         assert NVIL().loss(objective.model, objective.guide, x) == pytest.approx(loss.item(), rel=1e-6)
 
     def test_several_particles_side_by_side(self):
-        """The ELBO's mean, not a tighter bound; the baseline is the same for all particles."""
+        """More particles average the ELBO; they do not make the bound tighter."""
         x = coins()
         network = NeuralBaseline(1, [16])
         guide = partial(coin_guide, network=network)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Estimators with Pyro's SVI and with an optimiser of torch: they learn a discrete guide, or are shown not to."""
+"""Estimators with Pyro's SVI and with a PyTorch optimiser: which of them train a discrete guide."""
 
 import pyro
 import pyro.distributions as dist
@@ -37,12 +37,12 @@ def coin_guide(x):
 
 
 def coins(count: int = 200) -> tuple[Tensor, Tensor]:
-    bits = (torch.arange(count) % 4 == 0).float()  # a quarter are heads
+    bits = (torch.arange(count) % 4 == 0).float()  # a quarter are 1
     return bits, 4 * bits - 2 + torch.randn(count, generator=torch.Generator().manual_seed(3))
 
 
 def coin_evidence(x: Tensor, p: Tensor) -> float:
-    """log p(x) of all data, b summed out."""
+    """log p(x) of all data, summed over b."""
     heads = p.log() + dist.Normal(2.0, 1.0).log_prob(x)
     tails = (1 - p).log() + dist.Normal(-2.0, 1.0).log_prob(x)
     return torch.logaddexp(heads, tails).sum().item()
@@ -57,7 +57,7 @@ def test_svi_learns_a_discrete_guide(make):
     evidence = coin_evidence(x, pyro.param("p").detach())
     assert sum(losses[:3]) / 3 > 30 - evidence
     assert -2 < sum(losses[-10:]) / 10 + evidence < 10  # the bound's gap, for 200 data
-    # The posterior's log-odds are 4 x + logit(p). Its maximum-likelihood p is near the share of heads.
+    # The posterior log-odds are 4 x + logit(p). The maximum-likelihood p is near the fraction of ones.
     assert abs(pyro.param("p").item() - 0.25) < 0.08
     guessed = pyro.param("slope") * x + pyro.param("shift") > 0
     assert (guessed == bits.bool()).float().mean() > 0.95
@@ -68,13 +68,13 @@ def test_svi_learns_a_discrete_guide(make):
     [
         (RenyiELBO(alpha=0, num_particles=5, vectorize_particles=True), False),
         (IWAEWithoutScore(5), False),
-        (ReleasedSQAIRSignal(5), True),  # something, if not the right thing
+        (ReleasedSQAIRSignal(5), True),  # a biased one
         (VIMCO(5), True),
     ],
     ids=["Pyro's IWAE", "no score", "released", "VIMCO"],
 )
-def test_who_gives_a_discrete_guide_a_gradient(elbo, learns):
-    """Pyro's issue 3289, and the cure. The model gets a gradient from all of them."""
+def test_which_estimators_give_a_discrete_guide_a_gradient(elbo, learns):
+    """Pyro's issue 3289. The model gets a gradient from all of them."""
     _, x = coins()
     elbo.loss_and_grads(coin_model, coin_guide, x)
     assert pyro.param("p").unconstrained().grad.abs() > 1
@@ -128,7 +128,7 @@ def test_module_learns_with_a_torch_optimiser(make):
 def test_loss_needs_no_gradients_and_agrees(make):
     _, x = coins()
     elbo = make()
-    elbo.loss(coin_model, coin_guide, x)  # guesses the plates, makes the parameters
+    elbo.loss(coin_model, coin_guide, x)  # finds the plates and creates the parameters
     pyro.set_rng_seed(0)
     number = elbo.loss(coin_model, coin_guide, x)
     pyro.set_rng_seed(0)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The check of a model's sites against a guide's names what is wrong on either side."""
+"""`check_sites` names every difference between the sites of model and guide."""
 
 import pyro
 import pyro.distributions as dist
@@ -13,7 +13,7 @@ from pyro_sqair.infer import check_sites
 
 
 def program(**sites):
-    """A program with sites of given distributions; a pair (distribution, dict) has options of pyro.sample."""
+    """A program with sites of given distributions, or pairs (distribution, options of pyro.sample)."""
 
     def run():
         for name, fn in sites.items():
@@ -82,7 +82,7 @@ def test_mismatch(model, guide, message):
         check_sites(program(**model), program(**guide))
 
 
-def test_all_problems_at_once_and_long_lists_cut():
+def test_all_problems_are_listed_and_long_lists_shortened():
     model = {f"a{i}": NORMAL for i in range(11)} | {"z": vector(2)}
     with pytest.raises(ValueError, match=r"(?s)'a0', .*'a7' and 3 more\..*\n  - .*'u'.*\n  - .*'z'"):
         check_sites(program(**model), program(u=NORMAL, z=vector(3)))
@@ -97,7 +97,7 @@ def test_shape_that_breaks_the_model_is_still_named():
         check_sites(model, program(z=vector(3)))
 
 
-def test_the_models_own_error_stands():
+def test_other_errors_of_the_model_are_raised():
     def model():
         pyro.sample("z", NORMAL)
         raise KeyError("broken model")

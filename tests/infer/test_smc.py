@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The particle filter against a Kalman filter and against a SQAIR that can be enumerated."""
+"""The particle filter agrees with a Kalman filter and with a SQAIR whose evidence is known."""
 
 from __future__ import annotations
 
@@ -35,14 +35,13 @@ def tensor(value: np.ndarray) -> Tensor:
 
 
 class LinearModel:
-    """The state is a bare tensor; the initial one is drawn from nothing: z_0 = A 0 + offset + noise."""
+    """The state is a tensor; the first is z_1 = A 0 + offset + noise."""
 
     def init(self, batch: int) -> Tensor:
         return torch.zeros(batch, 2, dtype=torch.float64)
 
     def step(self, t: int, state: Tensor, frame: Tensor) -> Tensor:
-        law = dist.MultivariateNormal(state @ tensor(A).T + tensor(OFFSET), tensor(Q))
-        z = pyro.sample("z", law)
+        z = pyro.sample("z", dist.MultivariateNormal(state @ tensor(A).T + tensor(OFFSET), tensor(Q)))
         pyro.sample("x", dist.MultivariateNormal(z @ tensor(C).T, tensor(R)), obs=frame)
         return z
 
@@ -53,7 +52,7 @@ class Bootstrap(LinearModel):
 
 
 class LocallyOptimal(LinearModel):
-    """p(z_t | z_{t-1}, x_t); its state is another than the model's."""
+    """Proposes from p(z_t | z_{t-1}, x_t); its state has another type than that of the model."""
 
     def init(self, batch: int) -> dict[str, Tensor]:
         return {"z": super().init(batch)}
@@ -67,17 +66,17 @@ class LocallyOptimal(LinearModel):
 
 
 def kalman() -> tuple[list[float], list[np.ndarray]]:
-    """log p(x_t | x_{1:t-1}) and E[z_t | x_{1:t}] of every frame, by the textbook."""
+    """log p(x_t | x_{1:t-1}) and E[z_t | x_{1:t}] of every frame."""
     mean, covariance = np.zeros(2), np.zeros((2, 2))
     increments, means = [], []
     for x in VIDEO:
         mean, covariance = A @ mean + OFFSET, A @ covariance @ A.T + Q
-        spread_of_x = C @ covariance @ C.T + R
+        innovation = C @ covariance @ C.T + R
         error = x - C @ mean
-        solved = np.linalg.solve(spread_of_x, error)
-        increments.append(-0.5 * (error @ solved + np.linalg.slogdet(2 * np.pi * spread_of_x)[1]))
+        solved = np.linalg.solve(innovation, error)
+        increments.append(-0.5 * (error @ solved + np.linalg.slogdet(2 * np.pi * innovation)[1]))
         mean = mean + covariance @ C.T @ solved
-        covariance = covariance - covariance @ C.T @ np.linalg.solve(spread_of_x, C @ covariance)
+        covariance = covariance - covariance @ C.T @ np.linalg.solve(innovation, C @ covariance)
         means.append(mean)
     return increments, means
 
@@ -86,8 +85,8 @@ def copies_of_video(copies: int) -> Tensor:
     return tensor(VIDEO).unsqueeze(1).expand(-1, copies, -1)
 
 
-def test_the_kalman_filter_by_one_big_gaussian():
-    factor = np.zeros((2 * LENGTH, 2 * LENGTH))  # of all z, by the noise
+def test_the_kalman_filter_agrees_with_the_joint_gaussian():
+    factor = np.zeros((2 * LENGTH, 2 * LENGTH))  # of all z with respect to the noise
     shift = np.zeros(2 * LENGTH)
     root = np.linalg.cholesky(Q)
     for t in range(LENGTH):
@@ -107,8 +106,8 @@ def test_the_kalman_filter_by_one_big_gaussian():
 @pytest.mark.parametrize("name", sorted(SCHEMES))
 @pytest.mark.parametrize("guide", [Bootstrap(), LocallyOptimal()], ids=["bootstrap", "optimal"])
 @torch.no_grad()
-def test_average_evidence_and_filtering_means_are_kalmans(guide, name, threshold):
-    """E[Z_t] = p(x_{1:t}) and E[Z_t sum_k V_k z_k] = p(x_{1:t}) E[z_t | x_{1:t}], early, half-way and at the end."""
+def test_average_evidence_and_filtering_means_are_exact(guide, name, threshold):
+    """E[Z_t] = p(x_{1:t}) and E[Z_t sum_k V_k z_k] = p(x_{1:t}) E[z_t | x_{1:t}] at three frames."""
     copies = 1500
     increments, means = kalman()
     smc = SMC(LinearModel(), guide, 24, name, threshold)
@@ -130,10 +129,10 @@ def test_average_evidence_and_filtering_means_are_kalmans(guide, name, threshold
     assert share == threshold if threshold in (0, 1) else 0.02 < share < 0.98
 
 
-@pytest.mark.parametrize("mistake", ["nothing reindexed", "weights reindexed"])
-def test_the_comparison_notices_mistakes(mistake, monkeypatch):
+@pytest.mark.parametrize("error", ["nothing reindexed", "weights reindexed"])
+def test_the_comparison_detects_errors(error, monkeypatch):
     """States that are not reindexed, or weights that are reindexed instead of reset, change the evidence."""
-    if mistake == "nothing reindexed":
+    if error == "nothing reindexed":
         monkeypatch.setattr("pyro_sqair.infer.smc.take", lambda state, ancestors: state)
     else:
         monkeypatch.setattr(
@@ -149,7 +148,7 @@ def test_the_comparison_notices_mistakes(mistake, monkeypatch):
 
 @torch.no_grad()
 def test_effective_sample_size_decides_which_data_are_resampled():
-    smc, particles, low = SMC(LinearModel(), LocallyOptimal(), 6, threshold=0.7), None, None
+    smc, low = SMC(LinearModel(), LocallyOptimal(), 6, threshold=0.7), None
     out = smc.run(copies_of_video(50))
     assert out.increments.shape == out.effective_sample_size.shape == (LENGTH, 50)
     torch.testing.assert_close(out.increments.sum(0), out.log_evidence)
@@ -207,7 +206,7 @@ def test_average_evidence_of_a_tiny_sqair(world, name, threshold):
 # ---------------------------------------------------------------- without resampling
 
 
-def test_without_resampling_it_is_iwae():
+def test_without_resampling_it_is_the_iwae_bound():
     torch.set_default_dtype(torch.float64)
     case = make_case(World(num_slots=2, length=3))
     frames = case.frames.repeat_interleave(5, 1)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The particle filter with states of several parts, impossible data, and programs that do not fit."""
+"""The particle filter with structured states, impossible data and invalid programs."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from no_host_reads import NoHostReads
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_sqair.infer import SMC, smc_evidence
 
@@ -21,7 +21,7 @@ from pyro_sqair.infer import SMC, smc_evidence
 
 
 class Walk:
-    """Draws a walk, and carries tensors of every kind along: who I am, and what is shared."""
+    """A random walk whose state has tensors with and without a particle dimension."""
 
     def __init__(self, batch: int, is_model: bool, initial_draw: bool = False, width: int = 4) -> None:
         self.features = torch.rand(batch, width)
@@ -44,7 +44,7 @@ class Walk:
 @pytest.mark.parametrize("num_particles", [3, 4, 7])
 @pytest.mark.parametrize("initial_draw", [False, True])
 def test_all_of_a_state_follows_the_same_ancestors(num_particles, initial_draw):
-    """With K below, equal to and above B = 4; the path that a particle remembers is that of its ancestors."""
+    """With K below, equal to and above B = 4; the path stored in a particle is that of its ancestors."""
     batch = 4
     programs = [Walk(batch, is_model, initial_draw) for is_model in (True, False)]
     smc = SMC(*programs, num_particles, "multinomial", 1)
@@ -61,14 +61,14 @@ def test_all_of_a_state_follows_the_same_ancestors(num_particles, initial_draw):
             assert state["t"] == t
     for k in range(num_particles):
         for b in range(batch):
-            who, path = k, []
+            index, path = k, []
             for t in reversed(range(batch)):
-                path.append(drawn[t][who, b])
-                who = who if t == 0 else int(ancestors[t][who, b])
+                path.append(drawn[t][index, b])
+                index = index if t == 0 else int(ancestors[t][index, b])
             assert torch.equal(particles.guide_state["path"][k, b], torch.stack(path[::-1]))
 
 
-def test_a_draw_of_init_counts():
+def test_a_draw_in_init_is_part_of_the_evidence():
     """p(x) of one frame: x ~ N(0, 1 + 1 + 0.3^2); the guide is the prior."""
     frames = torch.full((1, 4000), 1.2)
     evidence = smc_evidence(Walk(4000, True, True), Walk(4000, False, True), frames, num_particles=8).double()
@@ -81,7 +81,7 @@ def test_a_draw_of_init_counts():
 
 
 class Coin:
-    """Two coins a frame, of which the frame tells whether they fell alike; a frame of 2 is impossible."""
+    """Two binary draws per frame; the frame is 1 if they are equal and 0 if not, so 2 is impossible."""
 
     def __init__(self, is_model: bool) -> None:
         self.is_model = is_model
@@ -92,8 +92,8 @@ class Coin:
     def step(self, t: int, state: Tensor | None, frame: Tensor) -> Tensor:
         z = pyro.sample("z", dist.Bernoulli(0.5).expand([2]).to_event(1))
         if self.is_model:
-            alike = (z[..., 0] == z[..., 1]).float()
-            pyro.factor("x", torch.where(alike == frame, 0.0, -math.inf))
+            equal = (z[..., 0] == z[..., 1]).float()
+            pyro.factor("x", torch.where(equal == frame, 0.0, -math.inf))
         return z
 
 
@@ -114,10 +114,10 @@ def test_impossible_frames(threshold):
     assert not any(field.isnan().any() for field in (out.increments, out.log_evidence, out.particles.log_weight))
 
 
-def test_particles_that_die_one_after_the_other_are_reported():
-    """Each frame is possible for some particle, but none for all of them; sequence 1 is named."""
+def test_sequence_without_possible_particle_is_reported():
+    """Each frame is possible for some particle, but no particle can explain both frames of sequence 1."""
 
-    class Stubborn(Coin):
+    class Excluded(Coin):
         def step(self, t, state, frame):
             z = super().step(t, None, torch.full_like(frame, 3.0)) if not self.is_model else None
             if self.is_model:
@@ -127,15 +127,10 @@ def test_particles_that_die_one_after_the_other_are_reported():
             return z
 
     with pytest.raises(ValueError, match=r"explain frame 1 of every sequence, .* for sequences \[1\]"):
-        smc_evidence(Stubborn(True), Stubborn(False), torch.zeros(2, 3), num_particles=2, threshold=0)
+        smc_evidence(Excluded(True), Excluded(False), torch.zeros(2, 3), num_particles=2, threshold=0)
 
 
 def test_no_host_reads_on_the_hot_path():
-    class NoHostReads(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            assert func is not torch.ops.aten._local_scalar_dense.default, "a tensor was read"
-            return func(*args, **(kwargs or {}))
-
     programs, frames = (Walk(4, True), Walk(4, False)), torch.randn(3, 4)
     with pyro.validation_enabled(False), NoHostReads():
         smc_evidence(*programs, frames, num_particles=5)
@@ -182,7 +177,7 @@ class TestErrors:
         with pytest.raises(ValueError, match="no plate inside a step but its own, 'sequences', got 'objects' .*'z'"):
             smc_evidence(Coin(True), Plated(False), self.frames, num_particles=3)
 
-    def test_a_state_that_loses_the_batch(self):
+    def test_a_state_without_the_batch_dimension(self):
         class Lossy(Coin):
             def step(self, t, state, frame):
                 return super().step(t, state, frame).mean(1)

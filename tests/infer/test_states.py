@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""States of any make: every tensor is found, and particles are told from what they share."""
+"""States of programs: every tensor is found; tensors with and without a particle dimension are distinguished."""
 
 import dataclasses
 from collections import OrderedDict
@@ -37,7 +37,7 @@ def make_state() -> Any:
     }
 
 
-def test_every_tensor_is_found_and_all_else_kept():
+def test_every_tensor_is_replaced_and_the_rest_unchanged():
     state = make_state()
     doubled = map_tensors(lambda _, value: 2 * value, state)
     assert torch.equal(doubled["point"].here, 2 * state["point"].here)
@@ -50,7 +50,7 @@ def test_every_tensor_is_found_and_all_else_kept():
     assert torch.equal(doubled[7].value, 2 * state[7].value)
     assert doubled[7].label == "same"
     assert doubled["clock"] == 6
-    assert state["clock"] == 3, "the old one is untouched"
+    assert state["clock"] == 3, "the original is unchanged"
 
 
 def test_paths():
@@ -63,14 +63,14 @@ def test_paths():
     }
 
 
-def test_a_thing_of_unknown_make():
+def test_unknown_type():
     with pytest.raises(ValueError, match=r"got a object at state\['a'\]\[1\]"):
         map_tensors(lambda _, value: value, {"a": [None, object()]})
 
 
 @pytest.mark.parametrize("size", [3, 4])
-def test_shared_tensors_are_told_from_particles(size):
-    """Also where K = B = the first dimension of its own."""
+def test_shared_tensors_are_distinguished_from_particles(size):
+    """Even if K, B and the next dimension are equal."""
     shared, own = torch.rand(size, size, 2), torch.rand(size, size, size, 2)
     known = {"state[0]": 3, "state[1]": 3}
     first, second = spread((shared, own), size, size, known)
@@ -85,7 +85,7 @@ def test_shared_tensors_are_told_from_particles(size):
             assert torch.equal(second[k, b], own[index[k, b], b])
 
 
-def test_new_tensors_are_told_by_their_shape():
+def test_new_tensors_are_distinguished_by_their_shape():
     new = (torch.rand(5, 3, 2), torch.rand(3, 2), torch.tensor(1.0))
     particles, shared, scalar = spread(new, 5, 3, {})
     assert torch.equal(particles, new[0])
@@ -93,7 +93,7 @@ def test_new_tensors_are_told_by_their_shape():
     assert scalar.dim() == 0
 
 
-def test_one_of_each_datum():
+def test_one_particle_of_each_datum():
     values = torch.rand(5, 3, 2)
     picked = take({"a": values}, torch.tensor([4, 0, 2]))["a"]
     assert torch.equal(picked, torch.stack([values[4, 0], values[0, 1], values[2, 2]]))

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reweighted wake-sleep: against Pyro's for one datum, dreams by enumeration, and draws that carry no gradient.
+"""Reweighted wake-sleep: equals Pyro's for one datum; dreams by enumeration; no gradient passes through draws.
 
 The expected gradient of wake-wake is enumerated in test_multi_sample.py.
 """
@@ -26,7 +26,7 @@ from pyro_sqair.scene.objects import SceneConfig
 
 
 def observed(trace, x):
-    """The dream of a program whose data is its site x."""
+    """The dream for a program whose data is the site x."""
     return (trace.nodes["x"]["value"],)
 
 
@@ -40,7 +40,7 @@ def model(x, observations=None):
 
 
 def guide(x, observations=None):
-    """Pyro passes what the model has dreamt by keyword, we in the place of x."""
+    """Pyro passes dreams by keyword; RWS passes them in place of x."""
     x = x if observations is None else observations["x"]
     phi = pyro.param("phi", torch.tensor([0.1, 0.4, -0.3]))
     with pyro.plate("data", len(x)):
@@ -51,7 +51,7 @@ def guide(x, observations=None):
 
 def gradients(elbo, x: Tensor) -> list[Tensor]:
     pyro.clear_param_store()
-    model(x), guide(x)  # make the parameters
+    model(x), guide(x)  # create the parameters
     pyro.set_rng_seed(0)
     loss = elbo.loss_and_grads(model, guide, x)
     loss = loss[0] if isinstance(loss, tuple) else loss.item()
@@ -65,14 +65,14 @@ def pyros(num_particles: int, insomnia: float) -> ReweightedWakeSleep:
 @pytest.mark.parametrize("insomnia", [1.0, 0.4, 0.0])
 @pytest.mark.parametrize("num_particles", [2, 5])
 def test_equals_pyros_for_one_datum(num_particles, insomnia):
-    """Loss and gradients, on the same draws: of wake-wake, wake-sleep and a mixture."""
+    """Loss and gradients of wake-wake, wake-sleep and a mixture, with the same draws."""
     x = torch.tensor([1.3])
     got = gradients(RWS(num_particles, 1, insomnia, observed), x)
     torch.testing.assert_close(got, gradients(pyros(num_particles, insomnia), x))
 
 
 def test_weights_are_per_datum_and_pyros_per_batch():
-    """Of two data, ours is the sum of the two alone; Pyro weighs pairs of particles, and its bound is of the pair."""
+    """RWS of two data is the sum of both alone; Pyro has joint weights, and the bound of both together."""
     x = torch.tensor([1.3, -2.0])
     noise = {"z": torch.randn(3, 2)}
     bits = {name: torch.randint(0, 2, (3, 2)).float() for name in ("b", "c")}
@@ -89,7 +89,7 @@ def test_weights_are_per_datum_and_pyros_per_batch():
 
 
 def test_dreams_by_enumeration():
-    """insomnia=0: the guide's gradient is that of E[log q(z | x)] over the model's own z and x."""
+    """insomnia=0: the gradient of the guide is that of E[log q(z | x)] over z and x from the model."""
     bits = torch.tensor(list(itertools.product((0.0, 1.0), repeat=3)), dtype=torch.float64).T  # z_1, z_2, x
     shared, theta, phi = leaf(0.4), leaf(-0.3, 0.8), leaf(0.5, -0.6)
 
@@ -110,17 +110,17 @@ def test_dreams_by_enumeration():
     log_q = log_bernoulli(z_1, phi[0] * x + shared) + z_1 * log_bernoulli(z_2, phi[1] * x - z_1)
     probability = log_p.exp().detach()
     torch.testing.assert_close(probability.sum(), torch.ones((), dtype=torch.float64))
-    # The model's part: of data x and draws as given, K = 1, so log p - log q with the draws and q fixed.
+    # The gradient of the model is that of log p at fixed draws, since K = 1.
     wanted = torch.autograd.grad((probability * (log_p + log_q)).sum(), (shared, theta, phi))
     with Forced({"z_1": z_1, "z_2": z_2, "x": x}, {}):
         surrogate = RWS(1, 1, 0.0, observed).surrogate(model, guide, x)
     got = torch.autograd.grad((probability * surrogate).sum(), (shared, theta, phi))
     torch.testing.assert_close(got, wanted, rtol=0, atol=1e-12)
-    assert (torch.cat([got[0], got[2]]).abs() > 1e-2).all()  # theta's is zero: a score, averaged over its own law
+    assert (torch.cat([got[0], got[2]]).abs() > 1e-2).all()  # that of theta is zero: the mean of a score
 
 
-def test_dreams_of_a_subsample_count_for_all_data():
-    """The model and its dreamer look at the same three of thirty data, and each counts ten times."""
+def test_dreams_of_a_subsample_are_scaled_to_all_data():
+    """Model and guide use the same 3 of 30 data, each with factor 10."""
     phi = torch.tensor(0.3, requires_grad=True)
     seen = []
 
@@ -148,7 +148,7 @@ def test_dreams_of_a_subsample_count_for_all_data():
 
 
 def test_no_gradient_passes_through_a_draw():
-    """Neither into a later draw's parameters, nor out of the caches of transformed distributions."""
+    """Neither to the parameters of a later draw, nor from the caches of transformed distributions."""
     a, b = torch.tensor(0.4, requires_grad=True), torch.tensor(-0.2, requires_grad=True)
     draws = []
 
@@ -174,7 +174,7 @@ def test_no_gradient_passes_through_a_draw():
     torch.testing.assert_close((a.grad, b.grad), torch.autograd.grad(loss, (a, b)))
 
 
-def test_detached_draws_leaves_observations_alone():
+def test_detached_draws_does_not_change_observations():
     x = torch.ones(2, requires_grad=True)
     with DetachedDraws(), pyro.plate("data", 2):
         assert pyro.sample("x", dist.Normal(0.0, 1.0), obs=x) is x
