@@ -116,8 +116,6 @@ class PropagationGuide(nn.Module):
     Args:
         glimpse_encoder: shared with discovery.
         hidden_size: units of the recurrent networks and the perceptrons.
-        presence_bias: initial bias of the logit of presence.
-        scale_bias: the initial standard deviations of ``where`` are about the softplus of this.
         relations: effects of objects on each other, an input of both recurrent networks (R-SQAIR, Eq. 4); None for
             SQAIR.
         baseline: predicts the cost downstream of ``pres`` from both hidden states and ``what``, ``[*, F]`` to ``[*]``
@@ -129,8 +127,6 @@ class PropagationGuide(nn.Module):
         self,
         glimpse_encoder: GlimpseEncoder,
         hidden_size: int,
-        presence_bias: float = 5.0,
-        scale_bias: float = -4.0,
         relations: Relations | None = None,
         baseline: nn.Module | None = None,
         view: View | None = None,
@@ -145,11 +141,11 @@ class PropagationGuide(nn.Module):
         context_sizes = [self.view.size, self.latent_size + effect, hidden_size]
         self.relation = VanillaRNN(context_sizes, self.latent_size, hidden_size)
         self.where = MLP(2 * hidden_size + 4, [hidden_size, hidden_size], 8)
-        self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
+        self.scale_bias = nn.Parameter(torch.tensor(-4.0))  # for small initial standard deviations of ``where``
         self.factor = SharedFactor(4)
         self.temporal = GRU(hidden_size + 4 + 2 * what_dim + effect, hidden_size)
         self.what = GatedAppearance(hidden_size, what_dim)
-        self.pres = MLP(2 * hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
+        self.pres = MLP(2 * hidden_size + what_dim, [hidden_size // 2], 1, output_bias=5.0)
         self.baseline = baseline
         self.memory_sizes = (hidden_size, self.relations.state_size)
         self.register_buffer("initial_memory", torch.zeros(sum(self.memory_sizes)), persistent=False)

@@ -20,6 +20,7 @@ from exact_oracle import PIXELS, WHAT, WHERE, CountDistribution, History, World,
 from scipy.special import softmax
 from torch import Tensor, nn
 
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR, CategoricalCount, DiscoveryPrior, FixedCount
@@ -96,7 +97,7 @@ def make_model(world: World) -> SQAIR:
     if world.count == "learned":
         count = CategoricalCount(world.num_slots)
         randomise(count, 0.5)
-    prior = DiscoveryPrior(world.num_slots, WHAT, SetEncoder(WHAT, 4), count)
+    prior = DiscoveryPrior(world.scene, SetEncoder(WHAT, 4), count)
     with torch.no_grad():
         prior.where.readout.weight.zero_()  # otherwise the prior of a second object is not Gaussian
         prior.where.readout.bias[:WHERE] = torch.tensor(world.where_mean)
@@ -140,7 +141,7 @@ def make_guide(world: World) -> SQAIRGuide:
 
 def make_neural_guide(world: World) -> SQAIRGuide:
     """The library's own guide, tiny and untrained, with proposals as broad as the prior."""
-    guide = SQAIRGuide.build(world.scene, hidden_size=4)
+    _, guide = SQAIRSystem(hidden_size=4).programs(world.scene)
     randomise(guide, 0.15)
     discovery, propagation = guide.discovery, guide.propagation
     with torch.no_grad():

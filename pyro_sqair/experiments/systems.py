@@ -10,23 +10,23 @@ from dataclasses import dataclass, field, replace
 
 from pyro.infer import ELBO
 
-from pyro_sqair.guides import AIRGuide, SQAIRGuide, VRNNGuide, conv_vision, mlp_vision
+from pyro_sqair.guides import DiscoveryGuide, PropagationGuide, SQAIRGuide, VRNNGuide, conv_vision, mlp_vision
 from pyro_sqair.infer import FIVO, VIMCO
 from pyro_sqair.models import (
-    AIR,
     SQAIR,
     VRNN,
+    DiscoveryPrior,
     FixedCount,
+    GeometricCount,
     GRUPriorConfig,
     GuidedWalkConfig,
     RandomWalkConfig,
-    Renderer,
     conv_renderer,
     mlp_renderer,
 )
 from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, conv_vrnn
 from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolutions
-from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.nn.networks import NoContext, SetEncoder
 from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene.objects import SceneConfig
 
@@ -62,18 +62,16 @@ class SQAIRSystem:
         relations = None if self.relations is None else self.relations.build(scene.what_dim)
         count = None if self.object_costs is None else FixedCount(*self.object_costs)
         prior = self.propagation.build(scene.what_dim, self.hidden_size, relations)
-        vision = (
-            mlp_vision(scene, self.hidden_size)
-            if self.convolutions is None
-            else conv_vision(scene, self.hidden_size, self.convolutions)
-        )
-        model = SQAIR.build(scene, self.hidden_size, encoder, count, self._renderer(scene), prior)
-        return model, SQAIRGuide.build(scene, self.hidden_size, encoder, vision, relations)
-
-    def _renderer(self, scene: SceneConfig) -> Renderer:
-        if self.convolutions is not None:
-            return conv_renderer(scene, self.convolutions, self.output_scale)
-        return mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
+        if self.convolutions is None:
+            vision = mlp_vision(scene, self.hidden_size)
+            renderer = mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
+        else:
+            vision = conv_vision(scene, self.hidden_size, self.convolutions)
+            renderer = conv_renderer(scene, self.convolutions, self.output_scale)
+        model = SQAIR(DiscoveryPrior(scene, encoder, count), prior, renderer, scene)
+        discovery = DiscoveryGuide(scene, vision, encoder, self.hidden_size)
+        propagation = PropagationGuide(vision.glimpse, self.hidden_size, relations)
+        return model, SQAIRGuide(discovery, propagation, scene)
 
     def estimator(self, num_particles: int) -> ELBO:
         """VIMCO, as in the paper."""
@@ -82,7 +80,7 @@ class SQAIRSystem:
 
 @dataclass(frozen=True)
 class AIRSystem:
-    """AIR on every frame by itself.
+    """AIR: SQAIR without propagation, so frames are independent (Eslami et al. 2016; Kosiorek et al. 2018, D.2).
 
     Attributes:
         hidden_size: units of every network.
@@ -98,11 +96,13 @@ class AIRSystem:
 
     name = "air"
 
-    def programs(self, scene: SceneConfig) -> tuple[AIR, AIRGuide]:
-        """A model and its guide."""
+    def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
+        """A model and its guide, with the networks of SQAIR's discovery."""
         renderer = mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
-        model = AIR.build(scene, self.hidden_size, self.success, renderer)
-        return model, AIRGuide.build(scene, self.hidden_size)
+        discovery_prior = DiscoveryPrior(scene, NoContext(), GeometricCount(self.success))
+        vision = mlp_vision(scene, self.hidden_size)
+        discovery = DiscoveryGuide(scene, vision, NoContext(), self.hidden_size)
+        return SQAIR(discovery_prior, None, renderer, scene), SQAIRGuide(discovery, None, scene)
 
     def estimator(self, num_particles: int) -> ELBO:
         """VIMCO, as SQAIR."""
@@ -124,7 +124,7 @@ class VRNNSystem:
     def programs(self, scene: SceneConfig) -> tuple[VRNN, VRNNGuide]:
         """A model and its guide, which share the recurrent network."""
         backbone = VRNNBackbone(scene, self.networks)
-        return VRNN(backbone, self.networks), VRNNGuide(backbone, self.networks)
+        return VRNN(backbone), VRNNGuide(backbone)
 
     def estimator(self, num_particles: int) -> ELBO:
         """FIVO, as in the paper."""

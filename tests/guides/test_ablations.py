@@ -14,6 +14,7 @@ from exact_sqair import World, assert_average_is_the_evidence, make_case, make_n
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.guides import ForgetfulPropagationGuide, NoView, PropagationGuide, SQAIRGuide, WholeImage
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.models import SQAIR
@@ -27,11 +28,11 @@ SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 12), glimpse_size=(
 def whole_image(guide: SQAIRGuide, hidden_size: int = H) -> PropagationGuide:
     """Propagation that sees the whole image, with discovery's encoder."""
     view = WholeImage(guide.discovery.image_encoder, hidden_size)
-    return PropagationGuide(guide.discovery.glimpse_encoder, hidden_size, presence_bias=0.5, view=view)
+    return PropagationGuide(guide.discovery.glimpse_encoder, hidden_size, view=view)
 
 
 def no_view(guide: SQAIRGuide, hidden_size: int = H) -> PropagationGuide:
-    return PropagationGuide(guide.discovery.glimpse_encoder, hidden_size, presence_bias=0.5, view=NoView())
+    return PropagationGuide(guide.discovery.glimpse_encoder, hidden_size, view=NoView())
 
 
 def forgetful(guide: SQAIRGuide, hidden_size: int = H) -> ForgetfulPropagationGuide:
@@ -44,8 +45,8 @@ Ablation = Callable[..., PropagationGuide | ForgetfulPropagationGuide]
 
 def programs(ablation: Ablation) -> tuple[SQAIR, SQAIRGuide]:
     """A small model and the paper's guide with another propagation guide."""
-    guide = SQAIRGuide.build(SCENE, H)
-    return SQAIR.build(SCENE, H), SQAIRGuide(guide.discovery, ablation(guide), SCENE)
+    model, guide = SQAIRSystem(H).programs(SCENE)
+    return model, SQAIRGuide(guide.discovery, ablation(guide), SCENE)
 
 
 def video(length: int = T, batch: int = B) -> Tensor:
@@ -89,8 +90,7 @@ class TestEvery:
 
 class TestForgetful:
     def test_every_frame_is_discovered_anew(self) -> None:
-        guide = SQAIRGuide.build(SCENE, H)
-        guide = SQAIRGuide(guide.discovery, ForgetfulPropagationGuide(), SCENE)
+        _, guide = programs(lambda paper: ForgetfulPropagationGuide())
         objects = stack_objects([state.objects for state in guide(video(T, 60))])
         assert objects.num_present.sum() > 200
         for t in range(1, T):

@@ -21,8 +21,8 @@ SCENE = SceneConfig(N, D, image_size=(12, 12), glimpse_size=(6, 6))
 VIEWS = {"proposal": lambda: None, "image": lambda: WholeImage(MLP(144, [5]), 5), "none": NoView}
 
 
-def propagation(view=None, **kwargs) -> PropagationGuide:
-    return PropagationGuide(mlp_vision(SCENE, H).glimpse, H, view=view, **kwargs)
+def propagation(view=None) -> PropagationGuide:
+    return PropagationGuide(mlp_vision(SCENE, H).glimpse, H, view=view)
 
 
 def previous(*batch: int, most: int = N) -> Objects:
@@ -35,7 +35,8 @@ def previous(*batch: int, most: int = N) -> Objects:
 @pytest.mark.parametrize("most", [1, N])
 @pytest.mark.parametrize("batch", [(B,), (K, B)])
 def test_algorithm_2(view, most, batch):
-    guide, objects = propagation(VIEWS[view](), presence_bias=0.0).double(), previous(*batch, most=most)
+    guide, objects = propagation(VIEWS[view]()).double(), previous(*batch, most=most)
+    torch.nn.init.zeros_(guide.pres[-1].bias)
     torch.nn.init.normal_(guide.factor.entries)
     frame, memory = torch.rand(B, 1, 12, 12).double(), torch.randn(*batch, N, H).double()
     with pyro.plate("particles", K, dim=-2), pyro.plate("sequences", B, dim=-1):

@@ -12,11 +12,11 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR
-from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.scene.objects import SceneConfig
 
 N, D, T, B = 3, 2, 5, 6
@@ -24,9 +24,8 @@ SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 12), glimpse_size=(
 
 
 def programs(stay: float = 0.0, find: float = 1.0) -> tuple[SQAIR, SQAIRGuide]:
-    """A small model and guide with a shared encoder; `stay` and `find` are the initial logits of presence."""
-    encoder = SetEncoder(D, 8)
-    model, guide = SQAIR.build(SCENE, 8, encoder), SQAIRGuide.build(SCENE, 8, encoder)
+    """A small model and guide; `stay` and `find` are the initial logits of presence."""
+    model, guide = SQAIRSystem(8).programs(SCENE)
     nn.init.constant_(guide.propagation.pres[-1].bias, stay)
     nn.init.constant_(guide.discovery.pres[-1].bias, find)
     return model, guide
@@ -41,21 +40,11 @@ def size(*parts: nn.Module | nn.Parameter) -> int:
     return sum(p.numel() for p in tensors)
 
 
-@pytest.fixture(scope="module")
-def pair() -> tuple[SQAIR, SQAIRGuide]:
-    """The published sizes."""
-    scene, encoder = SceneConfig(), SetEncoder(50, 256)
-    return SQAIR.build(scene, 256, encoder), SQAIRGuide.build(scene, 256, encoder)
-
-
-class TestParameterCounts:
-    """MLP-SQAIR as released: 256 units, D=50, N=3, 50x50 images, 20x20 glimpses (Kosiorek et al. 2018)."""
-
-    # `nn.GRUCell` has two biases per gate, the released GRU has one.
-    SECOND_BIAS = 3 * 256
-
-    def test_by_part(self, pair):
-        model, guide = pair
+class TestParameters:
+    def test_numbers_by_part(self):
+        """MLP-SQAIR as released: 256 units, D=50, N=3, 50x50 images, 20x20 glimpses (Kosiorek et al. 2018)."""
+        second_bias = 3 * 256  # `nn.GRUCell` has two biases per gate, the released GRU has one
+        model, guide = SQAIRSystem().programs(SceneConfig())
         discovery, propagation, renderer = guide.discovery, guide.propagation, model.renderer
         prior, dynamics = model.discovery_prior, model.propagation_prior
         counts = {
@@ -76,10 +65,10 @@ class TestParameterCounts:
             "propagation where, factor": (size(propagation.factor), 10),
             "propagation presence": (size(propagation.pres), 72_193),
             "proposal": (size(propagation.view.proposal), 33_412),
-            "temporal GRU": (size(propagation.temporal), 473_856 + self.SECOND_BIAS),
+            "temporal GRU": (size(propagation.temporal), 473_856 + second_bias),
             "temporal what": (size(propagation.what.expected), 25_700),
             "temporal what, gates": (size(propagation.what.gates), 38_550),
-            "prior GRU": (size(dynamics.gru), 238_848 + self.SECOND_BIAS),
+            "prior GRU": (size(dynamics.gru), 238_848 + second_bias),
             "prior readout": (size(dynamics.readout), 28_013),
             "where prior": (size(prior.where), 34_120),
             "count prior": (size(prior.count), 72),
@@ -90,15 +79,13 @@ class TestParameterCounts:
         }
         assert {part: pair for part, pair in counts.items() if pair[0] != pair[1]} == {}
         total = size(*{*model.parameters(), *guide.parameters()})
-        assert total == sum(ours for ours, _ in counts.values()) == 2_951_522 + 2 * self.SECOND_BIAS
+        assert total == sum(ours for ours, _ in counts.values()) == 2_951_522 + 2 * second_bias
 
-    def test_shared_encoders(self, pair):
-        model, guide = pair
+    def test_shared_encoders(self):
+        model, guide = programs()
         assert guide.discovery.glimpse_encoder is guide.propagation.glimpse_encoder
         assert guide.discovery.encoder is model.discovery_prior.encoder
         assert set(model.parameters()) & set(guide.parameters()) == set(guide.discovery.encoder.parameters())
-        model, guide = SQAIR.build(SCENE, 8), SQAIRGuide.build(SCENE, 8)  # nothing is shared by default
-        assert not set(model.parameters()) & set(guide.parameters())
 
 
 class TestSites:

@@ -13,9 +13,8 @@ from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyro_sqair.experiments import AIRSystem, SQAIRSystem
 from pyro_sqair.models import (
-    AIR,
-    SQAIR,
     AutoregressiveWhere,
     CategoricalCount,
     DiscoveryPrior,
@@ -44,7 +43,7 @@ def log_prob_of_count(logits: Tensor, count: int, room: int) -> Tensor:
 
 
 def test_count_prior_for_another_number_of_slots():
-    prior = DiscoveryPrior(N + 1, D, SetEncoder(D, 4)).double()
+    prior = DiscoveryPrior(SceneConfig(N + 1, D), SetEncoder(D, 4)).double()
     scene = propagated(torch.zeros(2, dtype=torch.int64))
     with pytest.raises(
         ValueError, match="expected a count prior over 0 ... 4, the number of slots, got one over 0 ... 5"
@@ -151,13 +150,13 @@ class TestSizedWhere:
         p, _ = prior(prior.context(torch.randn(7)), prior.initial_where, prior.initial_state)
         torch.testing.assert_close(p.mean, torch.tensor([-1.5, -0.5, 0.0, 0.0]))
 
-    @pytest.mark.parametrize("system", [SQAIR, AIR])
+    @pytest.mark.parametrize("system", [SQAIRSystem(8), AIRSystem(8)])
     def test_is_the_prior_if_the_object_size_is_known(self, system):
         scene = SceneConfig(N, D, image_size=(12, 16), glimpse_size=(4, 4), object_size=(3, 4), object_size_std=0.2)
-        prior = system.build(scene, 8).discovery_prior.where
+        prior = system.programs(scene)[0].discovery_prior.where
         assert isinstance(prior, SizedWhere) and prior.std == 0.2
         torch.testing.assert_close(prior.size.sigmoid(), torch.tensor([0.25, 0.25]))
-        learned = system.build(dataclasses.replace(scene, object_size=None), 8).discovery_prior.where
+        learned = system.programs(dataclasses.replace(scene, object_size=None))[0].discovery_prior.where
         assert not isinstance(learned, SizedWhere)
 
 
@@ -172,7 +171,7 @@ class TestDiscoveryPrior:
     @pytest.mark.parametrize("first", [True, False])
     def test_log_prob_is_that_of_the_categorical_count(self, first):
         """The log-probabilities of all presences add up to that of their number."""
-        prior = DiscoveryPrior(N, D, SetEncoder(D, 8)).double()
+        prior = DiscoveryPrior(SceneConfig(N, D), SetEncoder(D, 8)).double()
         torch.nn.init.normal_(prior.count.bias)
         torch.nn.init.normal_(prior.count.later)
         scene = propagated(torch.arange(N + 1).repeat(20))
@@ -189,7 +188,7 @@ class TestDiscoveryPrior:
         )
 
     def test_what_is_standard_normal(self):
-        prior = DiscoveryPrior(N, D, SetEncoder(D, 8), FixedCount(-50.0, 0.0)).double()
+        prior = DiscoveryPrior(SceneConfig(N, D), SetEncoder(D, 8), FixedCount(-50.0, 0.0)).double()
         scene = propagated(torch.tensor([0, 1]))
         trace, slots = self.run(prior, scene)
         site = trace.nodes["disc_0/what"]

@@ -30,9 +30,8 @@ CONFIGS = {"mlp": SMALL, "conv": dataclasses.replace(SMALL, maps=(2, 3), strides
 
 @pytest.fixture(params=CONFIGS)
 def programs(request: pytest.FixtureRequest) -> tuple[VRNN, VRNNGuide]:
-    config = CONFIGS[request.param]
-    backbone = VRNNBackbone(SCENE, config)
-    return VRNN(backbone, config), VRNNGuide(backbone, config)
+    backbone = VRNNBackbone(SCENE, CONFIGS[request.param])
+    return VRNN(backbone), VRNNGuide(backbone)
 
 
 def video() -> Tensor:
