@@ -117,27 +117,19 @@ class TestPartsThatDoNotFit:
     def test_a_fitting_prior(self):
         assert model(propagation_prior=propagation()).scene == SCENE
 
-    @pytest.mark.parametrize("site", ["pres", "where", "what"])
-    def test_a_prior_without_a_site(self, site):
-        with pytest.raises(ValueError, match=rf"prop_0.*missing: \['{site}'\]"):
-            model(propagation_prior=propagation(**{site: None}))
-
-    @pytest.mark.parametrize(("site", "size", "expected"), [("where", 3, 4), ("what", 5, D)])
-    def test_a_site_of_a_wrong_shape(self, site, size, expected):
-        normal = dist.Normal(torch.zeros(size), 1.0).to_event(1)
-        with pytest.raises(ValueError, match=f"'{site}' of slot prop_0 to have {expected} dimensions.*{size}"):
-            model(propagation_prior=propagation(**{site: normal}))
-
-    @pytest.mark.parametrize("continuous", [dist.Normal(0.0, 1.0), dist.Beta(1.0, 1.0)])
-    def test_continuous_presence(self, continuous):
-        with pytest.raises(ValueError, match="'pres' of slot prop_0 to be drawn from a distribution over 0 and 1"):
-            model(propagation_prior=propagation(pres=continuous))
-
     @pytest.mark.parametrize(
         ("prior", "error", "message"),
         [
             (cannot_read_its_own_memory, RuntimeError, r"(?s)\(3\).*\(4\).*parts of SQAIR that fit each other"),
             (GRUPropagationPrior(D + 1, 8), RuntimeError, f"of SQAIR that fit each other and SceneConf.*what_dim={D}"),
+            (propagation(what=None), ValueError, r"prop_0.*missing: \['what'\]"),
+            (
+                propagation(where=dist.Normal(torch.zeros(3), 1.0).to_event(1)),
+                ValueError,
+                "'where' of slot.* 4 dim.*3",
+            ),
+            (propagation(pres=dist.Normal(0.0, 1.0)), ValueError, "'pres' of slot prop_0 .* distribution over 0 and 1"),
+            (propagation(pres=dist.Beta(1.0, 1.0)), ValueError, "'pres' of slot prop_0 .* distribution over 0 and 1"),
             (draws_outside_the_loop, ValueError, "'where' to be drawn in a loop"),
             (draws_nothing, ValueError, "in a loop 'for i in slots:' over the slots of phase 'prop', got none"),
         ],
