@@ -70,7 +70,7 @@ class GatedAppearance(nn.Module):
 
 
 class View(Protocol):
-    """What the relation RNN sees of the frame before an object has been located (Algorithm 2, lines 6-8).
+    """Features of the frame that the relation RNN reads before an object is located (Algorithm 2, lines 6-8).
 
     It is called with x_t of shape ``[B, C, H, W]``, z_{t-1} of shape ``[*, n]``, the temporal states h_{t-1}^T of shape
     ``[*, n, hidden]`` and the masks of the glimpses, ``[*, n, h w]``. It returns features of a shape that broadcasts to
@@ -102,15 +102,15 @@ class ProposalGlimpse(nn.Module):
         self.proposal = MLP(hidden_size, [128], 4)
 
     def forward(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
-        """See :class:`View`."""
+        """The mean of ``what`` in each proposal glimpse, shape ``[*, n, D]``."""
         proposal = previous.where + 0.1 * self.proposal(memory)
         return self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
 
 
 class WholeImage(nn.Module):
-    """An encoding of the whole image instead of the proposal glimpse, as in the paper's first version of the guide.
+    """An ablation: the encoded image instead of the proposal glimpse, as in the paper's first version of the guide.
 
-    The relation RNN then sees all objects, and they swapped identities (Kosiorek et al. 2018, Appendices A, F, Fig. 9).
+    With it, objects swapped identities (Kosiorek et al. 2018, Appendices A and F, Fig. 9).
 
     Args:
         image_encoder: maps flat images of shape ``[B, C H W]`` to ``[B, size]``; the paper shares discovery's.
@@ -140,7 +140,7 @@ class PropagationGuide(nn.Module):
             SQAIR.
         baseline: predicts the cost downstream of ``pres`` from both hidden states and ``what``, ``[*, F]`` to ``[*]``
             with F = 2 hidden_size + D, for :class:`~pyro_sqair.infer.NVIL`. It is trained by its own loss.
-        view: what the relation RNN sees of the frame; the default is :class:`ProposalGlimpse`.
+        view: features of the frame for the relation RNN; the default is :class:`ProposalGlimpse`.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a guide sees: encoders of the whole image and of glimpses (Kosiorek et al. 2018, Algorithms 2 and 3)."""
+"""The encoders of a guide: of the whole image and of glimpses (Kosiorek et al. 2018, Algorithms 2 and 3)."""
 
 from __future__ import annotations
 

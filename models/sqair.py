@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_sqair.scene.distributions import ImageNormal
 from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge, no_objects
-from pyro_sqair.scene.program import GenerativeProgram
+from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
 
@@ -45,7 +45,7 @@ class RendererProgram(Protocol):
     def __call__(self, objects: Objects) -> Tensor: ...
 
 
-class SQAIR(GenerativeProgram):
+class SQAIR(Program):
     r"""Objects are discovered, propagated from frame to frame, and removed (Eq. 3).
 
     .. code-block:: text
@@ -72,6 +72,8 @@ class SQAIR(GenerativeProgram):
     Raises:
         ValueError: if a part draws wrong sites or shapes, or the renderer makes images of the wrong size.
     """
+
+    generates = True
 
     def __init__(
         self,

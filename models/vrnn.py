@@ -15,11 +15,11 @@ from pyro_sqair.nn.backbone import VRNNBackbone, VRNNState
 from pyro_sqair.nn.convolutions import MirroredDecoder
 from pyro_sqair.nn.networks import join, positive_scale
 from pyro_sqair.scene.distributions import ImageNormal
-from pyro_sqair.scene.program import GenerativeProgram
+from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.slots import Prefix
 
 
-class VRNN(GenerativeProgram):
+class VRNN(Program):
     r"""A recurrent model with one latent per frame and no objects.
 
     .. code-block:: text
@@ -33,6 +33,8 @@ class VRNN(GenerativeProgram):
     Args:
         backbone: the recurrent network, shared with the guide.
     """
+
+    generates = True
 
     def __init__(self, backbone: VRNNBackbone) -> None:
         scene, config = backbone.scene, backbone.config

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The systems of the papers: what makes up a model, its guide and their estimator, given the sizes of the videos."""
+"""The systems of the papers: each makes a model, its guide and their estimator for videos of given sizes."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class SQAIRSystem:
     Attributes:
         hidden_size: units of every network.
         decoder_size: units of the glimpse decoder of MLP-SQAIR; None for ``hidden_size``.
-        output_scale: where the learned scale of the decoder's output starts.
-        object_costs: nats an object costs in the first frame and in later ones (a fixed count prior); None for the
-            paper's learned count prior.
+        output_scale: initial value of the learned scale of the decoder's output.
+        object_costs: nats per object discovered in the first frame and in later ones (a fixed count prior); None for
+            the paper's learned count prior.
         convolutions: sizes of the convolutional networks (CONV-SQAIR); None for perceptrons.
-        relations: what objects do to each other (R-SQAIR); None for nothing.
+        relations: effects of objects on each other (R-SQAIR); None for SQAIR.
         propagation: the propagation prior.
     """
 
@@ -57,7 +57,7 @@ class SQAIRSystem:
     name = "sqair"
 
     def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
-        """A model and its guide, which share the encoder of propagated objects, and relations."""
+        """A model and its guide, which share the encoder of propagated objects and the relations."""
         encoder = SetEncoder(scene.what_dim, self.hidden_size)
         relations = None if self.relations is None else self.relations.build(scene.what_dim)
         count = None if self.object_costs is None else FixedCount(*self.object_costs)
@@ -85,8 +85,8 @@ class AIRSystem:
     Attributes:
         hidden_size: units of every network.
         decoder_size: units of the glimpse decoder; None for ``hidden_size``.
-        output_scale: where the learned scale of the decoder's output starts.
-        success: of the geometric prior on the number of objects: how much less likely each further one is.
+        output_scale: initial value of the learned scale of the decoder's output.
+        success: ratio p(D + 1) / p(D) of the geometric prior on the number of objects.
     """
 
     hidden_size: int = 256
@@ -111,10 +111,10 @@ class AIRSystem:
 
 @dataclass(frozen=True)
 class VRNNSystem:
-    """VRNN, which knows no objects.
+    """VRNN, a recurrent model without objects.
 
     Attributes:
-        networks: their sizes.
+        networks: sizes of the networks.
     """
 
     networks: VRNNConfig = field(default_factory=VRNNConfig)
@@ -138,7 +138,7 @@ def convolutions_for(glimpse_size: tuple[int, int]) -> ConvolutionConfig:
         glimpse_size: (h, w) in pixels, multiples of 4.
 
     Raises:
-        ValueError: for sizes that the decoder, which enlarges four times, cannot make.
+        ValueError: if a side is not a multiple of 4.
     """
     height, width = glimpse_size
     if height % 4 or width % 4:

@@ -52,29 +52,14 @@ class TestGeneration:
             states = model(video(length=0, batch=20), steps=8)
         assert len(states) == 8
         objects = objects_over_time(states)
-        appeared = moved = removed = 0
-        for b in range(20):
-            last: dict[int, Tensor] = {}
-            ever: set[int] = set()
-            for t in range(8):
-                pres, ids = objects.pres[t, b], objects.id[t, b]
-                number = int(pres.sum())
-                assert pres.tolist() == [1.0] * number + [0.0] * (N - number)
-                now = {int(ids[i]): objects.where[t, b, i] for i in range(number)}
-                assert len(now) == number
-                assert min(now, default=0) >= 0
-                assert (ids[number:] == -1).all()
-                new = now.keys() - last.keys()
-                assert not new & ever, "an id is never reused"
-                assert list(now) == [i for i in last if i in now] + sorted(new), (
-                    "propagated objects come first, in order"
-                )
-                appeared += len(new) if t > 0 else 0
-                removed += len(last.keys() - now.keys())
-                moved += sum(not torch.equal(now[i], last[i]) for i in now.keys() & last.keys())
-                ever |= new
-                last = now
-        assert min(appeared, moved, removed) > 10
+        present, ids = objects.pres > 0, objects.id
+        same = (ids[1:].unsqueeze(-1) == ids[:-1].unsqueeze(-2)) & present[1:].unsqueeze(-1)  # [T - 1, B, now, before]
+        stayed, removed = same.any(-1), present[:-1] & ~same.any(-2)
+        before = torch.einsum("tbij,tbjk->tbik", same.float(), objects.where[:-1])
+        moved = stayed & (objects.where[1:] != before).all(-1)
+        appeared = present[1:] & ~stayed
+        assert torch.equal(moved, stayed)
+        assert min(int(kind.sum()) for kind in (appeared, moved, removed)) > 10
         assert objects.num_present.max() == N
         assert objects.num_present.min() == 0
 
