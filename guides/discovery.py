@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pyro_sqair.guides.baselines import baseline_options
 from pyro_sqair.guides.vision import Vision
 from pyro_sqair.nn.networks import MLP, NoContext, SetEncoder, VanillaRNN, join, positive_scale
-from pyro_sqair.scene.objects import Objects
+from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import Slots
 
 
@@ -23,47 +23,39 @@ class DiscoveryGuide(nn.Module):
     Presence is drawn after ``where`` and ``what``, as in the released code (Algorithm 3 draws it first).
 
     Args:
+        scene: sizes shared with the model. The initial mean of ``where`` is a box in the middle of the image, of the
+            objects' size if it is known and otherwise of half the image's sides.
         vision: encoders of the image and of glimpses; propagation shares the latter.
         encoder: summarises the propagated objects (Eq. 6).
         hidden_size: units of the recurrent network and the perceptrons.
-        presence_bias: initial bias of the logit of presence.
-        scale_bias: the initial standard deviations of ``where`` are about the softplus of this.
-        initial_where: initial mean of ``where``, four logits; None for a box of half the image's sides in the middle.
         baseline: predicts the cost downstream of ``pres`` from the hidden state and ``what``, ``[*, F]`` to ``[*]``
             with F = hidden_size + D, for :class:`~pyro_sqair.infer.NVIL`. It is trained by its own loss.
-
-    Raises:
-        ValueError: if `initial_where` does not have four numbers.
     """
 
     def __init__(
         self,
+        scene: SceneConfig,
         vision: Vision,
         encoder: SetEncoder | NoContext,
         hidden_size: int,
-        presence_bias: float = 1.0,
-        scale_bias: float = -3.0,
-        initial_where: tuple[float, ...] | None = None,
         baseline: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.image_encoder = vision.image
         self.encoder = encoder
         self.glimpse_encoder = vision.glimpse
-        self.what_dim = vision.glimpse.what_dim
+        self.what_dim = scene.what_dim
         # The input is a flag for a free slot, and what, where and pres of the previous slot.
         latent = self.what_dim + 4 + 1
         self.rnn = VanillaRNN([vision.image_features, encoder.output_size], 1 + latent, hidden_size)
         self.where = MLP(hidden_size, [hidden_size, hidden_size], 8)
-        if initial_where is not None:
-            if len(initial_where) != 4:
-                raise ValueError(f"expected four logits for initial_where, got {tuple(initial_where)}")
+        if scene.box is not None:
             output = self.where[-1]
             assert isinstance(output, nn.Linear)
             with torch.no_grad():
-                output.bias[:4] += torch.tensor(initial_where)
-        self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
-        self.pres = MLP(hidden_size + self.what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
+                output.bias[:4] += torch.tensor(scene.box)
+        self.scale_bias = nn.Parameter(torch.tensor(-3.0))  # for small initial standard deviations of ``where``
+        self.pres = MLP(hidden_size + self.what_dim, [hidden_size // 2], 1, output_bias=1.0)
         self.baseline = baseline
 
     def forward(self, frame: Tensor, propagated: Objects, slots: Slots) -> None:

@@ -70,7 +70,7 @@ class GatedAppearance(nn.Module):
 
 
 class View(Protocol):
-    """What the relation RNN sees of the frame before an object has been located (Algorithm 2, lines 6-8).
+    """Features of the frame that the relation RNN reads before an object is located (Algorithm 2, lines 6-8).
 
     It is called with x_t of shape ``[B, C, H, W]``, z_{t-1} of shape ``[*, n]``, the temporal states h_{t-1}^T of shape
     ``[*, n, hidden]`` and the masks of the glimpses, ``[*, n, h w]``. It returns features of a shape that broadcasts to
@@ -102,9 +102,29 @@ class ProposalGlimpse(nn.Module):
         self.proposal = MLP(hidden_size, [128], 4)
 
     def forward(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
-        """See :class:`View`."""
+        """The mean of ``what`` in each proposal glimpse, shape ``[*, n, D]``."""
         proposal = previous.where + 0.1 * self.proposal(memory)
         return self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
+
+
+class WholeImage(nn.Module):
+    """An ablation: the encoded image instead of the proposal glimpse, as in the paper's first version of the guide.
+
+    With it, objects swapped identities (Kosiorek et al. 2018, Appendices A and F, Fig. 9).
+
+    Args:
+        image_encoder: maps flat images of shape ``[B, C H W]`` to ``[B, size]``; the paper shares discovery's.
+        size: the number of features.
+    """
+
+    def __init__(self, image_encoder: nn.Module, size: int) -> None:
+        super().__init__()
+        self.image_encoder = image_encoder
+        self.size = size
+
+    def forward(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
+        """The encoded image, the same for all objects, shape ``[B, 1, size]``."""
+        return self.image_encoder(frame.flatten(-3)).unsqueeze(-2)
 
 
 class PropagationGuide(nn.Module):
@@ -116,21 +136,17 @@ class PropagationGuide(nn.Module):
     Args:
         glimpse_encoder: shared with discovery.
         hidden_size: units of the recurrent networks and the perceptrons.
-        presence_bias: initial bias of the logit of presence.
-        scale_bias: the initial standard deviations of ``where`` are about the softplus of this.
         relations: effects of objects on each other, an input of both recurrent networks (R-SQAIR, Eq. 4); None for
             SQAIR.
         baseline: predicts the cost downstream of ``pres`` from both hidden states and ``what``, ``[*, F]`` to ``[*]``
             with F = 2 hidden_size + D, for :class:`~pyro_sqair.infer.NVIL`. It is trained by its own loss.
-        view: what the relation RNN sees of the frame; the default is :class:`ProposalGlimpse`.
+        view: features of the frame for the relation RNN; the default is :class:`ProposalGlimpse`.
     """
 
     def __init__(
         self,
         glimpse_encoder: GlimpseEncoder,
         hidden_size: int,
-        presence_bias: float = 5.0,
-        scale_bias: float = -4.0,
         relations: Relations | None = None,
         baseline: nn.Module | None = None,
         view: View | None = None,
@@ -145,11 +161,11 @@ class PropagationGuide(nn.Module):
         context_sizes = [self.view.size, self.latent_size + effect, hidden_size]
         self.relation = VanillaRNN(context_sizes, self.latent_size, hidden_size)
         self.where = MLP(2 * hidden_size + 4, [hidden_size, hidden_size], 8)
-        self.scale_bias = nn.Parameter(torch.tensor(scale_bias))
+        self.scale_bias = nn.Parameter(torch.tensor(-4.0))  # for small initial standard deviations of ``where``
         self.factor = SharedFactor(4)
         self.temporal = GRU(hidden_size + 4 + 2 * what_dim + effect, hidden_size)
         self.what = GatedAppearance(hidden_size, what_dim)
-        self.pres = MLP(2 * hidden_size + what_dim, [hidden_size // 2], 1, output_bias=presence_bias)
+        self.pres = MLP(2 * hidden_size + what_dim, [hidden_size // 2], 1, output_bias=5.0)
         self.baseline = baseline
         self.memory_sizes = (hidden_size, self.relations.state_size)
         self.register_buffer("initial_memory", torch.zeros(sum(self.memory_sizes)), persistent=False)

@@ -7,13 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_sqair.guides.discovery import DiscoveryGuide
-from pyro_sqair.guides.propagation import PropagationGuide
-from pyro_sqair.guides.vision import Vision, mlp_vision
-from pyro_sqair.nn.networks import SetEncoder
-from pyro_sqair.nn.relations import Relations
 from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge, no_objects
 from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
@@ -51,7 +46,7 @@ class SQAIRGuide(Program):
 
     Args:
         discovery: any :class:`DiscoveryGuideProgram`.
-        propagation: any :class:`PropagationGuideProgram`; None to propagate nothing (see :class:`AIRGuide`).
+        propagation: any :class:`PropagationGuideProgram`; None for AIR: every frame is discovered anew.
         scene: sizes shared with the model.
 
     Raises:
@@ -96,33 +91,3 @@ class SQAIRGuide(Program):
                 propagated, memory = self.propagate(frame, state)
             discovered = self.discover(frame, propagated)
             return merge(propagated, discovered, state.next_id, memory, self.fresh_memory)
-
-    @classmethod
-    def build(
-        cls,
-        scene: SceneConfig,
-        hidden_size: int = 256,
-        encoder: SetEncoder | None = None,
-        vision: Vision | None = None,
-        relations: Relations | None = None,
-        discovery_baseline: nn.Module | None = None,
-        propagation_baseline: nn.Module | None = None,
-    ) -> SQAIRGuide:
-        """The inference half of MLP-SQAIR or, with :func:`conv_vision`, of CONV-SQAIR (paper, D.2).
-
-        Args:
-            scene: sizes of images, glimpses and latents.
-            hidden_size: units of every network.
-            encoder: summarises propagated objects; pass the model's to share it, as in the released code.
-            vision: encoders of images and glimpses; the default is that of MLP-SQAIR.
-            relations: effects of objects on each other (R-SQAIR); pass the model's to share them.
-            discovery_baseline: see :class:`DiscoveryGuide`.
-            propagation_baseline: see :class:`PropagationGuide`.
-        """
-        if encoder is None:
-            encoder = SetEncoder(scene.what_dim, hidden_size)
-        if vision is None:
-            vision = mlp_vision(scene, hidden_size)
-        discovery = DiscoveryGuide(vision, encoder, hidden_size, initial_where=scene.box, baseline=discovery_baseline)
-        propagation = PropagationGuide(vision.glimpse, hidden_size, relations=relations, baseline=propagation_baseline)
-        return cls(discovery, propagation, scene)

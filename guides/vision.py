@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How a guide sees: encoders of the whole image and of glimpses (Kosiorek et al. 2018, Algorithms 2 and 3)."""
+"""The encoders of a guide: of the whole image and of glimpses (Kosiorek et al. 2018, Algorithms 2 and 3)."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Vision(NamedTuple):
     glimpse: GlimpseEncoder
 
 
-def mlp_vision(scene: SceneConfig, hidden_size: int = 256) -> Vision:
+def mlp_vision(scene: SceneConfig, hidden_size: int) -> Vision:
     """The encoders of MLP-SQAIR: two hidden layers each (paper, D.2).
 
     Args:
@@ -81,15 +81,14 @@ def mlp_vision(scene: SceneConfig, hidden_size: int = 256) -> Vision:
     return Vision(image, hidden_size, glimpse)
 
 
-def conv_vision(scene: SceneConfig, hidden_size: int = 128, config: ConvolutionConfig | None = None) -> Vision:
+def conv_vision(scene: SceneConfig, hidden_size: int, config: ConvolutionConfig) -> Vision:
     """The encoders of CONV-SQAIR: a shared CNN and a fully-connected layer for each (paper, D.2 and E).
 
     Args:
         scene: sizes of images, glimpses and latents.
         hidden_size: units of the fully-connected layers.
-        config: sizes of the CNN; the default is that of moving MNIST.
+        config: sizes of the CNN.
     """
-    config = ConvolutionConfig() if config is None else config
     stack = ConvolutionStack(scene.channels, config.encoder_maps, config.encoder_strides)
     image = ConvolutionEncoder(stack, scene.channels, scene.image_size, hidden_size)
     features = ConvolutionEncoder(stack, scene.channels, scene.glimpse_size, hidden_size)

@@ -9,7 +9,7 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor
 
-from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, VRNNState
+from pyro_sqair.nn.backbone import VRNNBackbone, VRNNState
 from pyro_sqair.nn.networks import join, positive_scale
 from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.slots import Prefix
@@ -20,11 +20,11 @@ class VRNNGuide(Program):
 
     Args:
         backbone: the recurrent network, shared with the model.
-        config: sizes.
     """
 
-    def __init__(self, backbone: VRNNBackbone, config: VRNNConfig) -> None:
+    def __init__(self, backbone: VRNNBackbone) -> None:
         super().__init__(backbone.scene)
+        config = backbone.config
         self.backbone = backbone
         self.loc = config.mlp(2 * config.hidden_size, config.latent_dim)
         self.scale = config.mlp(2 * config.hidden_size, config.latent_dim)

@@ -3,7 +3,6 @@
 
 """Generative programs: priors, renderers and complete models."""
 
-from pyro_sqair.models.air import AIR
 from pyro_sqair.models.discovery import (
     AutoregressiveWhere,
     CategoricalCount,
@@ -25,7 +24,6 @@ from pyro_sqair.models.sqair import SQAIR
 from pyro_sqair.models.vrnn import VRNN
 
 __all__ = [
-    "AIR",
     "SQAIR",
     "VRNN",
     "AutoregressiveWhere",

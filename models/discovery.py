@@ -119,15 +119,12 @@ class AutoregressiveWhere(nn.Module):
 
     Args:
         context_size: dimension of the encoding of propagated objects.
-        hidden_size: size of the layer that reads it.
         mean: initial mean, as logits.
     """
 
-    def __init__(
-        self, context_size: int, hidden_size: int = 128, mean: tuple[float, ...] = (-2.0, -2.0, 0.0, 0.0)
-    ) -> None:
+    def __init__(self, context_size: int, mean: tuple[float, ...] = (-2.0, -2.0, 0.0, 0.0)) -> None:
         super().__init__()
-        size = len(mean)
+        size, hidden_size = len(mean), 128
         self.context = nn.Linear(context_size, hidden_size)
         self.recurrence = nn.Linear(size, hidden_size, bias=False)
         self.input = nn.Linear(size, size)
@@ -174,7 +171,7 @@ class SizedWhere(AutoregressiveWhere):
     size: Tensor
 
     def __init__(self, context_size: int, box: tuple[float, ...], std: float) -> None:
-        super().__init__(context_size, mean=box)
+        super().__init__(context_size, box)
         self.std = std
         self.register_buffer("size", torch.tensor(box[:2]), persistent=False)
 
@@ -184,38 +181,28 @@ class SizedWhere(AutoregressiveWhere):
         return super().distribution(join(size, loc[..., 2:]), join(torch.full_like(size, self.std), scale[..., 2:]))
 
 
-def where_prior(scene: SceneConfig, context_size: int) -> AutoregressiveWhere:
-    """The prior of ``where`` for a scene: :class:`SizedWhere` if the size of objects is known."""
-    if scene.box is None:
-        return AutoregressiveWhere(context_size)
-    return SizedWhere(context_size, scene.box, scene.object_size_std)
-
-
 class DiscoveryPrior(nn.Module):
     """Draws the objects that enter a frame: their number, then ``where`` and ``what`` of each (Eq. 7).
 
     Args:
-        num_slots: the largest number N of objects.
-        what_dim: the dimension D of ``what``, whose prior is a standard Gaussian.
+        scene: sizes shared with the guide. With an object size, the prior of ``where`` is :class:`SizedWhere`,
+            otherwise :class:`AutoregressiveWhere`. The prior of ``what`` is a standard Gaussian.
         encoder: summarises the propagated objects (Eq. 6); the guide may share it.
         count: the count prior; the default is :class:`CategoricalCount`.
-        where: the prior of ``where``; the default is :class:`AutoregressiveWhere`.
     """
 
-    def __init__(
-        self,
-        num_slots: int,
-        what_dim: int,
-        encoder: SetEncoder | NoContext,
-        count: nn.Module | None = None,
-        where: AutoregressiveWhere | None = None,
-    ) -> None:
+    def __init__(self, scene: SceneConfig, encoder: SetEncoder | NoContext, count: nn.Module | None = None) -> None:
         super().__init__()
+        context_size = encoder.output_size + 1
+        if scene.box is None:
+            where = AutoregressiveWhere(context_size)
+        else:
+            where = SizedWhere(context_size, scene.box, scene.object_size_std)
         self.encoder = encoder
-        self.count = CategoricalCount(num_slots) if count is None else count
-        self.where = AutoregressiveWhere(encoder.output_size + 1) if where is None else where
-        self.what_dim = what_dim
-        self.num_slots = num_slots
+        self.count = CategoricalCount(scene.num_slots) if count is None else count
+        self.where = where
+        self.what_dim = scene.what_dim
+        self.num_slots = scene.num_slots
 
     def resize(self, num_slots: int) -> None:
         """Changes the number of slots; see :meth:`CategoricalCount.resize`."""

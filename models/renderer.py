@@ -76,19 +76,15 @@ def mlp_renderer(scene: SceneConfig, hidden_size: int, output_scale: float = 0.2
     return Renderer(decoder, scene, output_scale, std)
 
 
-def conv_renderer(
-    scene: SceneConfig, config: ConvolutionConfig | None = None, output_scale: float = 0.25, std: float = 0.3
-) -> Renderer:
+def conv_renderer(scene: SceneConfig, config: ConvolutionConfig, output_scale: float = 0.25) -> Renderer:
     """The renderer of CONV-SQAIR (paper, D.2 and E): a sub-pixel decoder.
 
     Args:
         scene: sizes of images, glimpses and latents.
-        config: sizes of the decoder; the default is that of moving MNIST.
+        config: sizes of the decoder.
         output_scale: see :class:`Renderer`.
-        std: see :class:`Renderer`.
 
     Raises:
         ValueError: if the decoder makes glimpses of another size.
     """
-    config = ConvolutionConfig() if config is None else config
-    return Renderer(SubPixelDecoder(scene, config), scene, output_scale, std)
+    return Renderer(SubPixelDecoder(scene, config), scene, output_scale)

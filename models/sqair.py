@@ -8,15 +8,11 @@ from __future__ import annotations
 from typing import Protocol
 
 import pyro
-from torch import Tensor, nn
+from torch import Tensor
 
-from pyro_sqair.models.discovery import DiscoveryPrior, where_prior
-from pyro_sqair.models.propagation import GRUPropagationPrior
-from pyro_sqair.models.renderer import Renderer, mlp_renderer
-from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.scene.distributions import ImageNormal
 from pyro_sqair.scene.objects import Objects, SceneConfig, State, merge, no_objects
-from pyro_sqair.scene.program import GenerativeProgram
+from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots
 
 
@@ -49,7 +45,7 @@ class RendererProgram(Protocol):
     def __call__(self, objects: Objects) -> Tensor: ...
 
 
-class SQAIR(GenerativeProgram):
+class SQAIR(Program):
     r"""Objects are discovered, propagated from frame to frame, and removed (Eq. 3).
 
     .. code-block:: text
@@ -68,13 +64,16 @@ class SQAIR(GenerativeProgram):
 
     Args:
         discovery_prior: any :class:`DiscoveryPriorProgram`.
-        propagation_prior: any :class:`PropagationPriorProgram`; None to propagate nothing (see :class:`AIR`).
+        propagation_prior: any :class:`PropagationPriorProgram`; None for AIR: frames are independent, and all objects
+            of a frame are discovered in it, as in the first frame.
         renderer: any :class:`RendererProgram`.
         scene: sizes shared with the guide.
 
     Raises:
         ValueError: if a part draws wrong sites or shapes, or the renderer makes images of the wrong size.
     """
+
+    generates = True
 
     def __init__(
         self,
@@ -123,33 +122,3 @@ class SQAIR(GenerativeProgram):
             mean = renderer(state.objects)
             pyro.sample("image", ImageNormal(mean, renderer.std), obs=frame)
         return state._replace(image=mean)
-
-    @classmethod
-    def build(
-        cls,
-        scene: SceneConfig,
-        hidden_size: int = 256,
-        encoder: SetEncoder | None = None,
-        count: nn.Module | None = None,
-        renderer: Renderer | None = None,
-        propagation: PropagationPriorProgram | None = None,
-    ) -> SQAIR:
-        """The generative half of MLP-SQAIR or, with :func:`conv_renderer`, of CONV-SQAIR (paper, D.2).
-
-        Args:
-            scene: sizes of images, glimpses and latents.
-            hidden_size: units of every network.
-            encoder: summarises propagated objects; pass the guide's to share it, as in the released code.
-            count: the count prior; the default is :class:`CategoricalCount`.
-            renderer: the default is that of MLP-SQAIR.
-            propagation: the propagation prior; the default is the paper's GRU.
-        """
-        if encoder is None:
-            encoder = SetEncoder(scene.what_dim, hidden_size)
-        if renderer is None:
-            renderer = mlp_renderer(scene, hidden_size)
-        if propagation is None:
-            propagation = GRUPropagationPrior(scene.what_dim, hidden_size)
-        where = where_prior(scene, encoder.output_size + 1)
-        discovery = DiscoveryPrior(scene.num_slots, scene.what_dim, encoder, count, where)
-        return cls(discovery, propagation, renderer, scene)

@@ -11,15 +11,15 @@ import pyro
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, VRNNState
+from pyro_sqair.nn.backbone import VRNNBackbone, VRNNState
 from pyro_sqair.nn.convolutions import MirroredDecoder
 from pyro_sqair.nn.networks import join, positive_scale
 from pyro_sqair.scene.distributions import ImageNormal
-from pyro_sqair.scene.program import GenerativeProgram
+from pyro_sqair.scene.program import Program
 from pyro_sqair.scene.slots import Prefix
 
 
-class VRNN(GenerativeProgram):
+class VRNN(Program):
     r"""A recurrent model with one latent per frame and no objects.
 
     .. code-block:: text
@@ -32,14 +32,14 @@ class VRNN(GenerativeProgram):
 
     Args:
         backbone: the recurrent network, shared with the guide.
-        config: sizes.
     """
 
-    def __init__(self, backbone: VRNNBackbone, config: VRNNConfig) -> None:
-        scene = backbone.scene
+    generates = True
+
+    def __init__(self, backbone: VRNNBackbone) -> None:
+        scene, config = backbone.scene, backbone.config
         super().__init__(scene)
         self.backbone = backbone
-        self.config = config
         size = config.hidden_size
         self.prior = config.mlp(size, 2 * config.latent_dim)
         self.decoder: nn.Module  # psi_dec
@@ -62,6 +62,6 @@ class VRNN(GenerativeProgram):
             latent_features = backbone.encode_latents(z)
             mean = self.part("decoder")(join(latent_features, output))
             mean = mean.unflatten(-1, (self.scene.channels, *self.scene.image_size))
-            image = pyro.sample("image", ImageNormal(mean, self.config.std), obs=frame)
+            image = pyro.sample("image", ImageNormal(mean, backbone.config.std), obs=frame)
             image_features = backbone.encode_image(image.flatten(-3))
         return VRNNState(state.objects, output, cell, image_features, latent_features, mean)

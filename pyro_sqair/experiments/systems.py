@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The systems of the papers: what makes up a model, its guide and their estimator, given the sizes of the videos."""
+"""The systems of the papers: each makes a model, its guide and their estimator for videos of given sizes."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from dataclasses import dataclass, field, replace
 
 from pyro.infer import ELBO
 
-from pyro_sqair.guides import AIRGuide, SQAIRGuide, VRNNGuide, conv_vision, mlp_vision
+from pyro_sqair.guides import DiscoveryGuide, PropagationGuide, SQAIRGuide, VRNNGuide, conv_vision, mlp_vision
 from pyro_sqair.infer import FIVO, VIMCO
 from pyro_sqair.models import (
-    AIR,
     SQAIR,
     VRNN,
+    DiscoveryPrior,
     FixedCount,
+    GeometricCount,
     GRUPriorConfig,
     GuidedWalkConfig,
     RandomWalkConfig,
-    Renderer,
     conv_renderer,
     mlp_renderer,
 )
 from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, conv_vrnn
 from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolutions
-from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.nn.networks import NoContext, SetEncoder
 from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene.objects import SceneConfig
 
@@ -38,11 +38,11 @@ class SQAIRSystem:
     Attributes:
         hidden_size: units of every network.
         decoder_size: units of the glimpse decoder of MLP-SQAIR; None for ``hidden_size``.
-        output_scale: where the learned scale of the decoder's output starts.
-        object_costs: nats an object costs in the first frame and in later ones (a fixed count prior); None for the
-            paper's learned count prior.
+        output_scale: initial value of the learned scale of the decoder's output.
+        object_costs: nats per object discovered in the first frame and in later ones (a fixed count prior); None for
+            the paper's learned count prior.
         convolutions: sizes of the convolutional networks (CONV-SQAIR); None for perceptrons.
-        relations: what objects do to each other (R-SQAIR); None for nothing.
+        relations: effects of objects on each other (R-SQAIR); None for SQAIR.
         propagation: the propagation prior.
     """
 
@@ -57,23 +57,21 @@ class SQAIRSystem:
     name = "sqair"
 
     def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
-        """A model and its guide, which share the encoder of propagated objects, and relations."""
+        """A model and its guide, which share the encoder of propagated objects and the relations."""
         encoder = SetEncoder(scene.what_dim, self.hidden_size)
         relations = None if self.relations is None else self.relations.build(scene.what_dim)
         count = None if self.object_costs is None else FixedCount(*self.object_costs)
         prior = self.propagation.build(scene.what_dim, self.hidden_size, relations)
-        vision = (
-            mlp_vision(scene, self.hidden_size)
-            if self.convolutions is None
-            else conv_vision(scene, self.hidden_size, self.convolutions)
-        )
-        model = SQAIR.build(scene, self.hidden_size, encoder, count, self._renderer(scene), prior)
-        return model, SQAIRGuide.build(scene, self.hidden_size, encoder, vision, relations)
-
-    def _renderer(self, scene: SceneConfig) -> Renderer:
-        if self.convolutions is not None:
-            return conv_renderer(scene, self.convolutions, self.output_scale)
-        return mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
+        if self.convolutions is None:
+            vision = mlp_vision(scene, self.hidden_size)
+            renderer = mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
+        else:
+            vision = conv_vision(scene, self.hidden_size, self.convolutions)
+            renderer = conv_renderer(scene, self.convolutions, self.output_scale)
+        model = SQAIR(DiscoveryPrior(scene, encoder, count), prior, renderer, scene)
+        discovery = DiscoveryGuide(scene, vision, encoder, self.hidden_size)
+        propagation = PropagationGuide(vision.glimpse, self.hidden_size, relations)
+        return model, SQAIRGuide(discovery, propagation, scene)
 
     def estimator(self, num_particles: int) -> ELBO:
         """VIMCO, as in the paper."""
@@ -82,13 +80,13 @@ class SQAIRSystem:
 
 @dataclass(frozen=True)
 class AIRSystem:
-    """AIR on every frame by itself.
+    """AIR: SQAIR without propagation, so frames are independent (Eslami et al. 2016; Kosiorek et al. 2018, D.2).
 
     Attributes:
         hidden_size: units of every network.
         decoder_size: units of the glimpse decoder; None for ``hidden_size``.
-        output_scale: where the learned scale of the decoder's output starts.
-        success: of the geometric prior on the number of objects: how much less likely each further one is.
+        output_scale: initial value of the learned scale of the decoder's output.
+        success: ratio p(D + 1) / p(D) of the geometric prior on the number of objects.
     """
 
     hidden_size: int = 256
@@ -98,11 +96,13 @@ class AIRSystem:
 
     name = "air"
 
-    def programs(self, scene: SceneConfig) -> tuple[AIR, AIRGuide]:
-        """A model and its guide."""
+    def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
+        """A model and its guide, with the networks of SQAIR's discovery."""
         renderer = mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
-        model = AIR.build(scene, self.hidden_size, self.success, renderer)
-        return model, AIRGuide.build(scene, self.hidden_size)
+        discovery_prior = DiscoveryPrior(scene, NoContext(), GeometricCount(self.success))
+        vision = mlp_vision(scene, self.hidden_size)
+        discovery = DiscoveryGuide(scene, vision, NoContext(), self.hidden_size)
+        return SQAIR(discovery_prior, None, renderer, scene), SQAIRGuide(discovery, None, scene)
 
     def estimator(self, num_particles: int) -> ELBO:
         """VIMCO, as SQAIR."""
@@ -111,10 +111,10 @@ class AIRSystem:
 
 @dataclass(frozen=True)
 class VRNNSystem:
-    """VRNN, which knows no objects.
+    """VRNN, a recurrent model without objects.
 
     Attributes:
-        networks: their sizes.
+        networks: sizes of the networks.
     """
 
     networks: VRNNConfig = field(default_factory=VRNNConfig)
@@ -124,7 +124,7 @@ class VRNNSystem:
     def programs(self, scene: SceneConfig) -> tuple[VRNN, VRNNGuide]:
         """A model and its guide, which share the recurrent network."""
         backbone = VRNNBackbone(scene, self.networks)
-        return VRNN(backbone, self.networks), VRNNGuide(backbone, self.networks)
+        return VRNN(backbone), VRNNGuide(backbone)
 
     def estimator(self, num_particles: int) -> ELBO:
         """FIVO, as in the paper."""
@@ -138,7 +138,7 @@ def convolutions_for(glimpse_size: tuple[int, int]) -> ConvolutionConfig:
         glimpse_size: (h, w) in pixels, multiples of 4.
 
     Raises:
-        ValueError: for sizes that the decoder, which enlarges four times, cannot make.
+        ValueError: if a side is not a multiple of 4.
     """
     height, width = glimpse_size
     if height % 4 or width % 4:

@@ -89,6 +89,7 @@ class VRNNBackbone(nn.Module):
     def __init__(self, scene: SceneConfig, config: VRNNConfig) -> None:
         super().__init__()
         self.scene = scene
+        self.config = config
         size = config.hidden_size
         self.encode_image: nn.Module  # psi_x
         if config.maps:

@@ -52,7 +52,7 @@ class NoRelations(nn.Module):
     state_size = 0
 
     def forward(self, objects: Objects, state: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Relations`."""
+        """Effects of shape ``[*, N, 0]``, and the state as it is."""
         return objects.where[..., :0], state
 
 
@@ -75,7 +75,7 @@ class InteractionNetwork(nn.Module):
         self.effect = MLP(size, [size], size)  # g_eff
 
     def forward(self, objects: Objects, state: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Relations`."""
+        """The effects, shape ``[*, N, E]``, and the state as it is."""
         nodes = self.embed(_latents(objects))
         num = nodes.shape[-2]
         pairs = join(nodes.unsqueeze(-2).expand(*nodes.shape[:-1], num, -1), nodes.unsqueeze(-3))  # [*, k, i, 2 E]
@@ -123,7 +123,7 @@ class RelationalMemoryCore(nn.Module):
         self.memory_gates = nn.Linear(size, 2 * size)
 
     def forward(self, objects: Objects, state: Tensor) -> tuple[Tensor, Tensor]:
-        """See :class:`Relations`."""
+        """The new memory rows, shape ``[*, N, S]``, both as effects and as the new state."""
         x = self.embed(_latents(objects))
         state, x = torch.broadcast_tensors(state, x)
         memory = self.attended(state + self._attend(state, x, objects.pres))

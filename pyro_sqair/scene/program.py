@@ -24,7 +24,12 @@ class Program(PyroModule):
 
     Args:
         scene: the sizes that a model and its guide share.
+
+    Attributes:
+        generates: True for a model, which can generate the frames after those that are seen; False for a guide.
     """
+
+    generates = False
 
     def __init__(self, scene: SceneConfig) -> None:
         super().__init__()
@@ -58,10 +63,6 @@ class Program(PyroModule):
             The state of frame t.
         """
         raise NotImplementedError
-
-    def length(self, seen: int, steps: int | None) -> int:
-        """The number of frames to run, given the number of frames that are seen and :meth:`forward`'s ``steps``."""
-        return seen
 
     def part(self, name: str) -> Any:
         """Returns a component by name; use it inside :meth:`step` instead of attribute access.
@@ -162,28 +163,23 @@ class Program(PyroModule):
             The T states.
 
         Raises:
-            ValueError: if :meth:`check` rejects the frames; values are checked if Pyro's validation is enabled.
+            ValueError: if :meth:`check` rejects the frames (values are checked if Pyro's validation is enabled), or
+                ``steps`` is less than S.
         """
         self.check(frames, values=is_validation_enabled())
+        seen, batch = frames.shape[:2]
+        if steps is not None and steps < seen:
+            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
+        length = seen if steps is None or not self.generates else steps
         for name in self.__dict__["_modules"]:
             getattr(self, name)  # registers parameters in the trace, where SVI looks for them
-        seen, batch = frames.shape[:2]
         states: list[State] = []
         with pyro.plate("sequences", batch, dim=-1):
             state = self.init(batch, frames)
-            for t in pyro.markov(range(self.length(seen, steps))):
+            for t in pyro.markov(range(length)):
                 state = self.step(t, state, frames[t] if t < seen else None)
                 states.append(state)
         return states
-
-
-class GenerativeProgram(Program):
-    """Base class of models, which generate the frames after those that are seen."""
-
-    def length(self, seen: int, steps: int | None) -> int:
-        if steps is not None and steps < seen:
-            raise ValueError(f"expected steps of at least the {seen} frames that are seen, got {steps}")
-        return seen if steps is None else steps
 
 
 P = TypeVar("P", bound=Program)

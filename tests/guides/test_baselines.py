@@ -17,11 +17,11 @@ from pyro.infer import SVI
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import NVIL, VIMCO, NeuralBaseline
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR
-from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.scene.objects import SceneConfig
 
 F64 = torch.float64
@@ -30,16 +30,14 @@ H, D = 4, 2
 
 def programs(num_slots: int, *, baselines: bool) -> tuple[SQAIR, SQAIRGuide]:
     scene = SceneConfig(num_slots=num_slots, what_dim=D, image_size=(6, 6), glimpse_size=(3, 3))
-    encoder = SetEncoder(D, H)
-    networks: dict[str, nn.Module] = {}
+    model, guide = SQAIRSystem(H).programs(scene)
     if baselines:
-        networks["discovery_baseline"] = NeuralBaseline(H + D, [8], scale=10.0)
-        networks["propagation_baseline"] = NeuralBaseline(2 * H + D, [8], scale=10.0)
-    model = SQAIR.build(scene, H, encoder).double()
-    guide = SQAIRGuide.build(scene, H, encoder, **networks).double()
+        guide.discovery.baseline = NeuralBaseline(H + D, [8], scale=10.0)
+        guide.propagation.baseline = NeuralBaseline(2 * H + D, [8], scale=10.0)
+    model, guide = model.double(), guide.double()
     nn.init.constant_(guide.propagation.pres[-1].bias, 0.5)
     nn.init.constant_(guide.discovery.pres[-1].bias, 0.2)
-    for parameter in {*model.parameters(), *guide.parameters()}:
+    for parameter in dict.fromkeys((*model.parameters(), *guide.parameters())):
         with torch.no_grad():
             parameter += 0.1 * torch.randn_like(parameter)
     return model, guide

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 
-from pyro_sqair.guides import AIRGuide, DiscoveryGuide, SQAIRGuide, mlp_vision
+from pyro_sqair.experiments import AIRSystem, SQAIRSystem
+from pyro_sqair.guides import DiscoveryGuide, mlp_vision
 from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import DiscoverySlots
@@ -21,8 +22,8 @@ N, D, H, B = 3, 2, 8, 40
 SCENE = SceneConfig(N, D, image_size=(12, 12), glimpse_size=(6, 6))
 
 
-def discovery(**kwargs) -> DiscoveryGuide:
-    return DiscoveryGuide(mlp_vision(SCENE, H), SetEncoder(D, H), H, **kwargs).double()
+def discovery() -> DiscoveryGuide:
+    return DiscoveryGuide(SCENE, mlp_vision(SCENE, H), SetEncoder(D, H), H).double()
 
 
 def propagated(*batch: int) -> Objects:
@@ -69,15 +70,13 @@ def test_initial_values():
     assert torch.equal(guide.rnn.initial, torch.zeros(H).double())
 
 
-@pytest.mark.parametrize("build", [SQAIRGuide.build, AIRGuide.build])
-def test_initial_mean_of_where(build):
+@pytest.mark.parametrize("system", [SQAIRSystem(H), AIRSystem(H)])
+def test_initial_mean_of_where(system):
     """With a known object size the initial means of `where` shift by the logits of its box; nothing else changes."""
     scene = dataclasses.replace(SCENE, image_size=(12, 16))
     biases = []
     for config in (scene, dataclasses.replace(scene, object_size=(3, 6))):
         torch.manual_seed(0)
-        biases.append(build(config, H).discovery.where[-1].bias)
+        biases.append(system.programs(config)[1].discovery.where[-1].bias)
     expected = torch.tensor([math.log(6 / 10), math.log(3 / 9), 0, 0, 0, 0, 0, 0])
     torch.testing.assert_close(biases[1] - biases[0], expected)
-    with pytest.raises(ValueError, match=r"expected four logits for initial_where, got \(0.0, 1.0\)"):
-        discovery(initial_where=(0.0, 1.0))

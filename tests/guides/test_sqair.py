@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The complete guide: number of parameters by part, sites, presence, ids, memory and gradients."""
+"""The complete guide: number of parameters by part, sites, memory and gradients."""
 
 import itertools
 
@@ -12,11 +12,11 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from pyro_sqair.guides import SQAIRGuide
+from pyro_sqair.experiments import SQAIRSystem
+from pyro_sqair.guides import PropagationGuide, SQAIRGuide, WholeImage
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR
-from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.scene.objects import SceneConfig
 
 N, D, T, B = 3, 2, 5, 6
@@ -24,9 +24,8 @@ SCENE = SceneConfig(num_slots=N, what_dim=D, image_size=(12, 12), glimpse_size=(
 
 
 def programs(stay: float = 0.0, find: float = 1.0) -> tuple[SQAIR, SQAIRGuide]:
-    """A small model and guide with a shared encoder; `stay` and `find` are the initial logits of presence."""
-    encoder = SetEncoder(D, 8)
-    model, guide = SQAIR.build(SCENE, 8, encoder), SQAIRGuide.build(SCENE, 8, encoder)
+    """A small model and guide; `stay` and `find` are the initial logits of presence."""
+    model, guide = SQAIRSystem(8).programs(SCENE)
     nn.init.constant_(guide.propagation.pres[-1].bias, stay)
     nn.init.constant_(guide.discovery.pres[-1].bias, find)
     return model, guide
@@ -41,21 +40,11 @@ def size(*parts: nn.Module | nn.Parameter) -> int:
     return sum(p.numel() for p in tensors)
 
 
-@pytest.fixture(scope="module")
-def pair() -> tuple[SQAIR, SQAIRGuide]:
-    """The published sizes."""
-    scene, encoder = SceneConfig(), SetEncoder(50, 256)
-    return SQAIR.build(scene, 256, encoder), SQAIRGuide.build(scene, 256, encoder)
-
-
-class TestParameterCounts:
-    """MLP-SQAIR as released: 256 units, D=50, N=3, 50x50 images, 20x20 glimpses (Kosiorek et al. 2018)."""
-
-    # `nn.GRUCell` has two biases per gate, the released GRU has one.
-    SECOND_BIAS = 3 * 256
-
-    def test_by_part(self, pair):
-        model, guide = pair
+class TestParameters:
+    def test_numbers_by_part(self):
+        """MLP-SQAIR as released: 256 units, D=50, N=3, 50x50 images, 20x20 glimpses (Kosiorek et al. 2018)."""
+        second_bias = 3 * 256  # `nn.GRUCell` has two biases per gate, the released GRU has one
+        model, guide = SQAIRSystem().programs(SceneConfig())
         discovery, propagation, renderer = guide.discovery, guide.propagation, model.renderer
         prior, dynamics = model.discovery_prior, model.propagation_prior
         counts = {
@@ -76,10 +65,10 @@ class TestParameterCounts:
             "propagation where, factor": (size(propagation.factor), 10),
             "propagation presence": (size(propagation.pres), 72_193),
             "proposal": (size(propagation.view.proposal), 33_412),
-            "temporal GRU": (size(propagation.temporal), 473_856 + self.SECOND_BIAS),
+            "temporal GRU": (size(propagation.temporal), 473_856 + second_bias),
             "temporal what": (size(propagation.what.expected), 25_700),
             "temporal what, gates": (size(propagation.what.gates), 38_550),
-            "prior GRU": (size(dynamics.gru), 238_848 + self.SECOND_BIAS),
+            "prior GRU": (size(dynamics.gru), 238_848 + second_bias),
             "prior readout": (size(dynamics.readout), 28_013),
             "where prior": (size(prior.where), 34_120),
             "count prior": (size(prior.count), 72),
@@ -90,15 +79,13 @@ class TestParameterCounts:
         }
         assert {part: pair for part, pair in counts.items() if pair[0] != pair[1]} == {}
         total = size(*{*model.parameters(), *guide.parameters()})
-        assert total == sum(ours for ours, _ in counts.values()) == 2_951_522 + 2 * self.SECOND_BIAS
+        assert total == sum(ours for ours, _ in counts.values()) == 2_951_522 + 2 * second_bias
 
-    def test_shared_encoders(self, pair):
-        model, guide = pair
+    def test_shared_encoders(self):
+        model, guide = programs()
         assert guide.discovery.glimpse_encoder is guide.propagation.glimpse_encoder
         assert guide.discovery.encoder is model.discovery_prior.encoder
         assert set(model.parameters()) & set(guide.parameters()) == set(guide.discovery.encoder.parameters())
-        model, guide = SQAIR.build(SCENE, 8), SQAIRGuide.build(SCENE, 8)  # nothing is shared by default
-        assert not set(model.parameters()) & set(guide.parameters())
 
 
 class TestSites:
@@ -118,76 +105,24 @@ class TestSites:
             guide.step(3, guide.init(B))
 
 
-class TestPresence:
-    @pytest.mark.parametrize("stay", [-1.0, 0.0, 2.0])
-    def test_presence(self, stay):
-        """Only objects of the previous frame are propagated (Eq. 13); discovery is limited to the free slots."""
-        _, guide = programs(stay)
-        trace = poutine.trace(guide).get_trace(video(T, 60))
-        trace.compute_log_prob()
-        states = trace.nodes["_RETURN"]["value"]
-        kept = lost = 0
-        for t in range(T):
-            before = states[t - 1].objects if t > 0 else None
-            propagated = torch.zeros(60)
-            for i in range(N):
-                site = trace.nodes.get(f"frame_{t}/prop_{i}/pres")
-                if site is None:
-                    assert before is None or (before.pres[:, i] == 0).all()
-                    continue
-                assert (site["value"] <= before.pres[:, i]).all()
-                assert (site["log_prob"][before.pres[:, i] == 0] == 0).all()
-                propagated = propagated + site["value"]
-                kept += int(site["value"].sum())
-                lost += int((before.pres[:, i] - site["value"]).sum())
-            found = torch.zeros(60)
-            last = torch.ones(60)
-            for i in range(N):
-                site = trace.nodes.get(f"frame_{t}/disc_{i}/pres")
-                is_open = (last > 0) & (propagated + i < N)
-                if site is None:
-                    assert not is_open.any()
-                    break
-                assert (site["value"] <= is_open).all()
-                assert (site["log_prob"][~is_open] == 0).all()
-                last = site["value"]
-                found = found + last
-            assert torch.equal(states[t].objects.num_present, propagated + found)
-            assert (propagated + found <= N).all()
-        assert min(kept, lost) > 20
-
-    def test_ids(self):
-        """An object that stays keeps its id; discovered objects get the next free ids."""
-        _, guide = programs(stay=0.0)
-        trace = poutine.trace(guide).get_trace(video(T, 20))
-        states = trace.nodes["_RETURN"]["value"]
-        stayed = found = 0
-        for t in range(1, T):
-            before, now = states[t - 1], states[t].objects
-            stays = [trace.nodes.get(f"frame_{t}/prop_{i}/pres", {"value": torch.zeros(20)})["value"] for i in range(N)]
-            kept = torch.where(torch.stack(stays, -1) > 0, before.objects.id, -1)
-            for b in range(20):
-                old = [i for i in kept[b].tolist() if i >= 0]
-                new = [i for i in now.id[b].tolist() if i >= 0][len(old) :]
-                assert now.id[b, : len(old)].tolist() == old
-                assert new == list(range(before.next_id[b], before.next_id[b] + len(new)))
-                stayed, found = stayed + len(old), found + len(new)
-        assert min(stayed, found) > 20
-
-    def test_memory_follows_its_object(self):
-        """Memory is zero for an object just discovered, and not zero for one that stays."""
-        _, guide = programs(stay=10.0, find=0.0)
-        states = guide(video(3, 40))
-        for before, now in itertools.pairwise(states):
-            present = now.objects.pres > 0
-            stayed = (now.objects.id.unsqueeze(-1) == before.objects.id.unsqueeze(-2)).any(-1)[present]
-            assert torch.equal((now.memory != 0).any(-1)[present], stayed)
-            assert stayed.any() and not stayed.all()
+def test_memory_follows_its_object():
+    """Memory is zero for an object just discovered, and not zero for one that stays."""
+    _, guide = programs(stay=10.0, find=0.0)
+    states = guide(video(3, 40))
+    for before, now in itertools.pairwise(states):
+        present = now.objects.pres > 0
+        stayed = (now.objects.id.unsqueeze(-1) == before.objects.id.unsqueeze(-2)).any(-1)[present]
+        assert torch.equal((now.memory != 0).any(-1)[present], stayed)
+        assert stayed.any() and not stayed.all()
 
 
 class TestLearning:
-    def test_every_parameter_gets_a_finite_gradient(self):
+    @pytest.mark.parametrize("whole_image", [False, True])
+    def test_every_parameter_gets_a_finite_gradient(self, whole_image):
         model, guide = programs(stay=2.0, find=2.0)
+        if whole_image:
+            view = WholeImage(guide.discovery.image_encoder, 8)
+            guide.propagation = PropagationGuide(guide.discovery.glimpse_encoder, 8, view=view)
         model, guide, frames = model.double(), guide.double(), video(3, 8).double()
         for parameter in dict.fromkeys((*model.parameters(), *guide.parameters())):
             with torch.no_grad():  # a weight of zero would block gradients

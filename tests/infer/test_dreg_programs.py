@@ -13,10 +13,10 @@ from no_host_reads import NoHostReads
 from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import OVIS, RWS, VIMCO, DReG
 from pyro_sqair.models import SQAIR
-from pyro_sqair.nn.networks import SetEncoder
 from pyro_sqair.scene.objects import SceneConfig
 
 
@@ -80,8 +80,7 @@ class TestSQAIR:
     @staticmethod
     def programs() -> tuple[SQAIR, SQAIRGuide]:
         scene = SceneConfig(num_slots=2, what_dim=2, image_size=(8, 8), glimpse_size=(4, 4))
-        encoder = SetEncoder(2, 4)
-        model, guide = SQAIR.build(scene, 4, encoder).double(), SQAIRGuide.build(scene, 4, encoder).double()
+        model, guide = (program.double() for program in SQAIRSystem(4).programs(scene))
         nn.init.constant_(guide.propagation.pres[-1].bias, 1.0)
         for parameter in {*model.parameters(), *guide.parameters()}:
             with torch.no_grad():  # a zero weight would block gradients

@@ -18,10 +18,9 @@ from pyro.infer import ReweightedWakeSleep
 from pyro.infer.autoguide import AutoNormalMessenger
 from torch import Tensor
 
-from pyro_sqair.guides import SQAIRGuide
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.infer import RWS
 from pyro_sqair.infer.wake import DetachedDraws
-from pyro_sqair.models import SQAIR
 from pyro_sqair.scene.objects import SceneConfig
 
 
@@ -183,7 +182,7 @@ def test_detached_draws_does_not_change_observations():
 
 def test_sqair_learns_from_its_dreams():
     scene = SceneConfig(num_slots=2, what_dim=2, image_size=(8, 8), glimpse_size=(4, 4))
-    model, guide = SQAIR.build(scene, 4), SQAIRGuide.build(scene, 4)
+    model, guide = SQAIRSystem(4).programs(scene)
     frames = torch.rand(2, 3, 1, 8, 8)
 
     def dream(trace, frames):

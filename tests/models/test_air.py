@@ -7,20 +7,21 @@ import pytest
 import torch
 from pyro import poutine
 
-from pyro_sqair.guides import AIRGuide, SQAIRGuide
+from pyro_sqair.experiments import AIRSystem, SQAIRSystem
+from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites
 from pyro_sqair.infer.log_weights import log_weights
-from pyro_sqair.models import AIR, SQAIR
-from pyro_sqair.scene.objects import SceneConfig
-from pyro_sqair.tracking.rollout import generate, infer_objects
+from pyro_sqair.models import SQAIR, GeometricCount
+from pyro_sqair.scene.objects import SceneConfig, no_objects
+from pyro_sqair.tracking.rollout import infer_objects
 
 N, D, T, B = 3, 2, 4, 5
 SCENE = SceneConfig(N, D, image_size=(12, 12), glimpse_size=(6, 6))
 
 
 @pytest.fixture
-def programs() -> tuple[AIR, AIRGuide]:
-    return AIR.build(SCENE, 8), AIRGuide.build(SCENE, 8)
+def programs() -> tuple[SQAIR, SQAIRGuide]:
+    return AIRSystem(8).programs(SCENE)
 
 
 def test_sites_fit_and_everything_learns(programs):
@@ -53,12 +54,12 @@ def test_weight_of_a_video_is_that_of_its_frames(programs):
 
 def test_first_frame_weighs_as_in_sqair(programs):
     """With the same parts and seed, AIR and SQAIR have the same weights on a video of one frame."""
-    model, guide = programs
-    sqair = SQAIR(model.discovery_prior, SQAIR.build(SCENE, 8).propagation_prior, model.renderer, SCENE)
-    other = SQAIRGuide(guide.discovery, SQAIRGuide.build(SCENE, 8).propagation, SCENE)
+    (model, guide), (other, other_guide) = programs, SQAIRSystem(8).programs(SCENE)
+    other.discovery_prior, other.renderer = model.discovery_prior, model.renderer
+    other_guide.discovery = guide.discovery
     frames = torch.rand(1, B, 1, 12, 12)
     weights = []
-    for pair in ((model, guide), (sqair, other)):
+    for pair in (programs, (other, other_guide)):
         torch.manual_seed(3)
         weights.append(log_weights(*pair, (frames,), num_particles=4, max_plate_nesting=1).log_weight)
     assert torch.equal(*weights)
@@ -72,25 +73,14 @@ def test_every_object_is_new_in_every_frame(programs):
 
 
 def test_number_of_objects_is_geometric():
-    """p(D) is proportional to 0.3^D for D = 0 ... N, in each frame of generated videos."""
-    model = AIR.build(SCENE, 8, success=0.3)
-    number = 4000
-    like = torch.zeros(0, number, 1, 12, 12)
-    counts = generate(model, like, 2).objects.pres.sum(-1)
-    prob = 0.3 ** torch.arange(N + 1)
-    prob = prob / prob.sum()
-    for frame in counts:
-        share = torch.bincount(frame.long(), minlength=N + 1) / number
-        error = (prob * (1 - prob) / number).sqrt()
-        assert ((share - prob).abs() < 4 * error).all()
-
-
-def test_a_guide_needs_a_frame(programs):
-    with pytest.raises(ValueError, match="expected a frame in step 2 of the guide, got None"):
-        programs[1].step(2, programs[1].init(1))
+    """p(D) is proportional to 0.3^D for D = 0 ... N, in every frame."""
+    model, _ = AIRSystem(8, success=0.3).programs(SCENE)
+    for first in (True, False):
+        logits = model.discovery_prior.count(no_objects(1, SCENE, torch.empty(0)), first)
+        torch.testing.assert_close(logits, torch.tensor(0.3).log() * torch.arange(N + 1))
 
 
 @pytest.mark.parametrize("success", [0.0, -0.1, 1.5])
 def test_success_is_a_probability(success):
     with pytest.raises(ValueError, match="expected success above 0 and at most 1"):
-        AIR.build(SCENE, 8, success=success)
+        GeometricCount(success)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from pyro import poutine
 
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO, check_sites
-from pyro_sqair.models import SQAIR, FixedCount, mlp_renderer
+from pyro_sqair.models import SQAIR
 from pyro_sqair.scene.objects import SceneConfig, pad_slots
 
 D, T = 2, 4
@@ -19,8 +20,11 @@ SCENE = SceneConfig(num_slots=3, what_dim=D, image_size=(12, 12), glimpse_size=(
 VIDEO = torch.linspace(0, 1, T * 5 * 144).reshape(T, 5, 1, 12, 12)
 
 
-def make_model(propagation_prior) -> SQAIR:
-    return SQAIR.build(SCENE, 8, count=FixedCount(0.0, 0.5), propagation=propagation_prior)
+def programs(propagation_prior, **parts) -> tuple[SQAIR, SQAIRGuide]:
+    """A model with another propagation prior, and a guide."""
+    model, guide = SQAIRSystem(8, object_costs=(0.0, 0.5)).programs(SCENE)
+    parts = {"discovery_prior": model.discovery_prior, "renderer": model.renderer} | parts
+    return SQAIR(propagation_prior=propagation_prior, scene=SCENE, **parts), guide
 
 
 def random_walk(previous, memory, slots):
@@ -61,7 +65,7 @@ class VelocityGuide(torch.nn.Module):
 
 
 def test_random_walk():
-    model, guide = make_model(random_walk), SQAIRGuide.build(SCENE, 8)
+    model, guide = programs(random_walk)
     states = model(VIDEO[:0], 6)
     assert states[-1].memory is None
     assert any(state.objects.pres.any() for state in states)
@@ -73,7 +77,7 @@ def test_random_walk():
 
 
 def test_velocity_is_remembered():
-    trace = poutine.trace(make_model(with_velocity)).get_trace(VIDEO[:0], 6)
+    trace = poutine.trace(programs(with_velocity)[0]).get_trace(VIDEO[:0], 6)
     states, sites = trace.nodes["_RETURN"]["value"], trace.nodes
     followed = 0
     for t in range(2, 6):
@@ -85,7 +89,7 @@ def test_velocity_is_remembered():
 
 
 def test_velocity_needs_a_guide_that_draws_it():
-    model, guide = make_model(with_velocity), SQAIRGuide.build(SCENE, 8)
+    model, guide = programs(with_velocity)
     with pytest.raises(ValueError, match="in the model but not in the guide: .*velocity"):
         check_sites(model, guide, VIDEO)
     guide = SQAIRGuide(guide.discovery, VelocityGuide(), SCENE)
@@ -101,6 +105,6 @@ def test_discovery_prior_as_a_function():
             pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
             pyro.sample("what", dist.Normal(torch.zeros(D), 1.0).to_event(1))
 
-    model = SQAIR(one_at_a_time, random_walk, mlp_renderer(SCENE, 8), SCENE)
-    check_sites(model, SQAIRGuide.build(SCENE, 8), VIDEO)
+    model, guide = programs(random_walk, discovery_prior=one_at_a_time)
+    check_sites(model, guide, VIDEO)
     assert any(state.objects.pres.any() for state in model(VIDEO))

@@ -5,21 +5,16 @@
 
 import dataclasses
 
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
-from pyro import poutine
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyro_sqair.experiments import AIRSystem, SQAIRSystem
 from pyro_sqair.models import (
-    AIR,
-    SQAIR,
     AutoregressiveWhere,
     CategoricalCount,
     DiscoveryPrior,
-    FixedCount,
     SizedWhere,
 )
 from pyro_sqair.models.discovery import presence_logits
@@ -44,7 +39,7 @@ def log_prob_of_count(logits: Tensor, count: int, room: int) -> Tensor:
 
 
 def test_count_prior_for_another_number_of_slots():
-    prior = DiscoveryPrior(N + 1, D, SetEncoder(D, 4)).double()
+    prior = DiscoveryPrior(SceneConfig(N + 1, D), SetEncoder(D, 4)).double()
     scene = propagated(torch.zeros(2, dtype=torch.int64))
     with pytest.raises(
         ValueError, match="expected a count prior over 0 ... 4, the number of slots, got one over 0 ... 5"
@@ -87,23 +82,10 @@ class TestPresenceLogits:
             assert torch.autograd.gradcheck(lambda c, r=room: presence_logits(c, torch.tensor(float(r))), count_logits)
 
 
-class TestCounts:
-    def test_fixed_count(self):
-        count = FixedCount(5.0, 10.0)
-        scene = propagated(torch.tensor([0, 2]))
-        assert list(count.parameters()) == []
-        for first, cost in ((True, 5.0), (False, 10.0)):
-            logits = count(scene, first)
-            assert logits.dtype == torch.float64
-            assert torch.equal(logits, -cost * torch.arange(N + 1).double())
-
-    def test_categorical_count(self):
-        count = CategoricalCount(N).double()
-        scene = propagated(torch.tensor([0, 2, 4]))
-        hidden = count.mlp(torch.tensor([[0.0], [0.5], [1.0]]).double())
-        torch.testing.assert_close(count(scene, True), torch.nn.functional.elu(hidden))
-        later = torch.tensor([10.0] + [0.0] * N).double()
-        torch.testing.assert_close(count(scene, False), torch.nn.functional.elu(hidden + later))
+def test_initial_count_prior_favours_no_discovery_after_the_first_frame():
+    count = CategoricalCount(N)
+    assert (count.bias == 0).all()
+    assert count.later.tolist() == [10.0] + [0.0] * N
 
 
 class TestWhere:
@@ -151,48 +133,11 @@ class TestSizedWhere:
         p, _ = prior(prior.context(torch.randn(7)), prior.initial_where, prior.initial_state)
         torch.testing.assert_close(p.mean, torch.tensor([-1.5, -0.5, 0.0, 0.0]))
 
-    @pytest.mark.parametrize("system", [SQAIR, AIR])
+    @pytest.mark.parametrize("system", [SQAIRSystem(8), AIRSystem(8)])
     def test_is_the_prior_if_the_object_size_is_known(self, system):
         scene = SceneConfig(N, D, image_size=(12, 16), glimpse_size=(4, 4), object_size=(3, 4), object_size_std=0.2)
-        prior = system.build(scene, 8).discovery_prior.where
+        prior = system.programs(scene)[0].discovery_prior.where
         assert isinstance(prior, SizedWhere) and prior.std == 0.2
         torch.testing.assert_close(prior.size.sigmoid(), torch.tensor([0.25, 0.25]))
-        learned = system.build(dataclasses.replace(scene, object_size=None), 8).discovery_prior.where
+        learned = system.programs(dataclasses.replace(scene, object_size=None))[0].discovery_prior.where
         assert not isinstance(learned, SizedWhere)
-
-
-class TestDiscoveryPrior:
-    def run(self, prior, scene, first=True):
-        slots = DiscoverySlots(scene)
-        with pyro.plate("sequences", scene.pres.shape[-2], dim=-1):
-            trace = poutine.trace(prior).get_trace(scene, slots, first)
-        trace.compute_log_prob()
-        return trace, slots
-
-    @pytest.mark.parametrize("first", [True, False])
-    def test_log_prob_is_that_of_the_categorical_count(self, first):
-        """The log-probabilities of all presences add up to that of their number."""
-        prior = DiscoveryPrior(N, D, SetEncoder(D, 8)).double()
-        torch.nn.init.normal_(prior.count.bias)
-        torch.nn.init.normal_(prior.count.later)
-        scene = propagated(torch.arange(N + 1).repeat(20))
-        trace, _ = self.run(prior, scene, first)
-        pres = [site for name, site in trace.nodes.items() if name.endswith("/pres")]
-        number = sum(site["value"] for site in pres).long()
-        room = (N - scene.num_present).long()
-        assert (number <= room).all()
-        count_logits = prior.count(scene, first)
-        fits = torch.arange(N + 1) <= room.unsqueeze(-1)
-        expected = count_logits.masked_fill(~fits, -torch.inf).log_softmax(-1)
-        torch.testing.assert_close(
-            sum(site["log_prob"] for site in pres), expected.gather(-1, number.unsqueeze(-1)).squeeze(-1)
-        )
-
-    def test_what_is_standard_normal(self):
-        prior = DiscoveryPrior(N, D, SetEncoder(D, 8), FixedCount(-50.0, 0.0)).double()
-        scene = propagated(torch.tensor([0, 1]))
-        trace, slots = self.run(prior, scene)
-        site = trace.nodes["disc_0/what"]
-        expected = dist.Normal(0.0, 1.0).log_prob(site["value"]).sum(-1)
-        torch.testing.assert_close(site["log_prob"], expected)
-        assert slots.objects(None, D, scene.pres).num_present.tolist() == [4.0, 3.0]

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from pyro import poutine
 from torch import Tensor
 
-from pyro_sqair.guides import SQAIRGuide
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.infer import VIMCO, check_sites
-from pyro_sqair.models import SQAIR, GRUPropagationPrior, GuidedWalkPrior, RandomWalkPrior
+from pyro_sqair.models import GRUPropagationPrior, GuidedWalkConfig, GuidedWalkPrior, RandomWalkConfig, RandomWalkPrior
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import PropagationSlots
 
@@ -104,10 +104,10 @@ def test_physics_of_the_example():
     assert sum(bool((path(t) - path(t - 1)).sign().ne(speed.sign()).any()) for t in range(1, steps)) > 10
 
 
-@pytest.mark.parametrize("prior", [RandomWalkPrior, GuidedWalkPrior])
+@pytest.mark.parametrize("prior", [RandomWalkConfig(), GuidedWalkConfig()])
 def test_sites_and_gradients(prior):
     config = SceneConfig(2, D, image_size=(12, 12), glimpse_size=(6, 6))
-    model, guide = SQAIR.build(config, 8, propagation=prior(D, 8)), SQAIRGuide.build(config, 8)
+    model, guide = SQAIRSystem(8, propagation=prior).programs(config)
     torch.nn.init.constant_(guide.discovery.pres[-1].bias, 9.0)
     frames = torch.rand(4, 3, 1, 12, 12)
     check_sites(model, guide, frames)

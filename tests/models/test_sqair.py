@@ -13,11 +13,11 @@ from pyro import poutine
 from pyro.infer import SVI
 from torch import Tensor
 
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer import VIMCO
 from pyro_sqair.infer.log_weights import log_weights
-from pyro_sqair.models import SQAIR, DiscoveryPrior, FixedCount, GRUPropagationPrior, mlp_renderer
-from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.models import SQAIR
 from pyro_sqair.scene.objects import Objects, SceneConfig, stack_objects
 
 N, D, T, B = 3, 2, 4, 5
@@ -29,19 +29,12 @@ def video(scene: SceneConfig = SCENE, length: int = T, batch: int = B, **kwargs)
     return torch.rand(length, batch, scene.channels, *scene.image_size, **kwargs)
 
 
-def make_model(propagation_prior=None, scene: SceneConfig = SCENE) -> SQAIR:
-    """Objects appear at any time and stay for two frames on average."""
-    if propagation_prior is None:
-        propagation_prior = GRUPropagationPrior(scene.what_dim, 8, presence_bias=0.0)
-    discovery = DiscoveryPrior(scene.num_slots, scene.what_dim, SetEncoder(scene.what_dim, 8), FixedCount(0.0, 0.5))
-    return SQAIR(discovery, propagation_prior, mlp_renderer(scene, 8), scene)
-
-
-def make_guide(scene: SceneConfig = SCENE, encoder: SetEncoder | None = None) -> SQAIRGuide:
-    """A guide that discovers, keeps and removes objects at random."""
-    guide = SQAIRGuide.build(scene, 8, encoder)
+def programs(scene: SceneConfig = SCENE) -> tuple[SQAIR, SQAIRGuide]:
+    """A small model and guide. Objects appear at any time and stay for two frames on average."""
+    model, guide = SQAIRSystem(8, object_costs=(0.0, 0.5)).programs(scene)
+    model.propagation_prior.presence_bias = 0.0
     torch.nn.init.zeros_(guide.propagation.pres[-1].bias)
-    return guide
+    return model, guide
 
 
 def objects_over_time(states) -> Objects:
@@ -54,39 +47,24 @@ def sample_sites(trace) -> dict:
 
 class TestGeneration:
     def test_objects_appear_move_and_disappear(self):
-        model = make_model()
+        model, _ = programs()
         with torch.no_grad():
             states = model(video(length=0, batch=20), steps=8)
         assert len(states) == 8
         objects = objects_over_time(states)
-        appeared = moved = removed = 0
-        for b in range(20):
-            last: dict[int, Tensor] = {}
-            ever: set[int] = set()
-            for t in range(8):
-                pres, ids = objects.pres[t, b], objects.id[t, b]
-                number = int(pres.sum())
-                assert pres.tolist() == [1.0] * number + [0.0] * (N - number)
-                now = {int(ids[i]): objects.where[t, b, i] for i in range(number)}
-                assert len(now) == number
-                assert min(now, default=0) >= 0
-                assert (ids[number:] == -1).all()
-                new = now.keys() - last.keys()
-                assert not new & ever, "an id is never reused"
-                assert list(now) == [i for i in last if i in now] + sorted(new), (
-                    "propagated objects come first, in order"
-                )
-                appeared += len(new) if t > 0 else 0
-                removed += len(last.keys() - now.keys())
-                moved += sum(not torch.equal(now[i], last[i]) for i in now.keys() & last.keys())
-                ever |= new
-                last = now
-        assert min(appeared, moved, removed) > 10
+        present, ids = objects.pres > 0, objects.id
+        same = (ids[1:].unsqueeze(-1) == ids[:-1].unsqueeze(-2)) & present[1:].unsqueeze(-1)  # [T - 1, B, now, before]
+        stayed, removed = same.any(-1), present[:-1] & ~same.any(-2)
+        before = torch.einsum("tbij,tbjk->tbik", same.float(), objects.where[:-1])
+        moved = stayed & (objects.where[1:] != before).all(-1)
+        appeared = present[1:] & ~stayed
+        assert torch.equal(moved, stayed)
+        assert min(int(kind.sum()) for kind in (appeared, moved, removed)) > 10
         assert objects.num_present.max() == N
         assert objects.num_present.min() == 0
 
     def test_frames_are_drawn_around_the_rendered_mean(self):
-        model = make_model()
+        model, _ = programs()
         trace = poutine.trace(model).get_trace(video(length=0), 3)
         states = trace.nodes["_RETURN"]["value"]
         errors = []
@@ -101,7 +79,7 @@ class TestGeneration:
     @pytest.mark.parametrize("seen", [0, 1, T])
     def test_given_frames_are_observed(self, seen):
         frames = video()[:seen]
-        sites = sample_sites(poutine.trace(make_model()).get_trace(frames, T))
+        sites = sample_sites(poutine.trace(programs()[0]).get_trace(frames, T))
         images = [sites[f"frame_{t}/image"] for t in range(T)]
         assert f"frame_{T}/image" not in sites
         assert [site["is_observed"] for site in images] == [t < seen for t in range(T)]
@@ -110,13 +88,14 @@ class TestGeneration:
 
     def test_fewer_steps_than_frames(self):
         with pytest.raises(ValueError, match="expected steps of at least the 4 frames .* got 3"):
-            make_model()(video(), 3)
+            programs()[0](video(), 3)
 
 
 class TestReplay:
     @pytest.mark.parametrize("scene", [SCENE, COLOUR])
     def test_values_and_ids_are_those_of_the_guide(self, scene):
-        model, guide, frames = make_model(scene=scene), make_guide(scene), video(scene, length=6)
+        model, guide = programs(scene)
+        frames = video(scene, length=6)
         for _ in range(5):
             guide_trace = poutine.trace(guide).get_trace(frames)
             model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(frames)
@@ -132,7 +111,8 @@ class TestReplay:
 
     def test_log_prob_is_the_sum_of_its_parts(self):
         """In the first frame: presence, `where` and `what` of present objects, and pixels, computed from the states."""
-        model, guide, frames = make_model().double(), make_guide().double(), video(length=1, batch=30).double()
+        model, guide = (program.double() for program in programs())
+        frames = video(length=1, batch=30).double()
         guide_trace = poutine.trace(guide).get_trace(frames)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(frames)
         model_trace.compute_log_prob()
@@ -156,7 +136,8 @@ class TestReplay:
 class TestBatchShapes:
     @pytest.mark.parametrize("plates", [(), (4,), (2, 4)])
     def test_programs_run_within_any_plates(self, plates):
-        model, guide, frames = make_model(), make_guide(), video()
+        model, guide = programs()
+        frames = video()
 
         def within(program):
             def run(frames):
@@ -181,7 +162,8 @@ class TestBatchShapes:
 
     def test_particles_are_independent_of_each_other(self):
         """The weight of each particle and sequence is that of a run with this particle and sequence alone."""
-        model, guide, frames = make_model().double(), make_guide().double(), video(length=5).double()
+        model, guide = (program.double() for program in programs())
+        frames = video(length=5).double()
 
         def log_probs(values, frames, particles):
             def within(program):
@@ -214,7 +196,8 @@ class TestDtypeAndDevice:
     @pytest.mark.parametrize("default", [torch.float32, torch.float64])
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
     def test_dtype_is_that_of_the_weights(self, dtype, default):
-        model, guide, frames = make_model().to(dtype), make_guide().to(dtype), video(dtype=dtype)
+        model, guide = (program.to(dtype) for program in programs())
+        frames = video(dtype=dtype)
         torch.set_default_dtype(default)
         for states in (model(frames, 6), guide(frames)):
             for state in states:
@@ -227,7 +210,8 @@ class TestDtypeAndDevice:
 
     def test_no_tensor_is_made_on_a_fixed_device(self):
         """The meta device raises an error for tensors of other devices, and for reading values."""
-        model, guide, frames = make_model().to("meta"), make_guide().to("meta"), video(device="meta")
+        model, guide = (program.to("meta") for program in programs())
+        frames = video(device="meta")
         with pyro.validation_enabled(False):
             particles = log_weights(model, guide, (frames,), num_particles=2, max_plate_nesting=1)
             states = model(frames[:0], T)
@@ -236,25 +220,24 @@ class TestDtypeAndDevice:
         assert {tensor.device.type for state in states for tensor in (*state.objects, state.image)} == {"meta"}
 
     def test_on_the_device_under_test(self, device):
-        model, guide, frames = make_model().to(device), make_guide().to(device), video().to(device)
-        loss = VIMCO(2)(model, guide)(frames)
+        model, guide = (program.to(device) for program in programs())
+        loss = VIMCO(2)(model, guide)(video().to(device))
         loss.backward()
         assert loss.isfinite()
         assert loss.device.type == device.type
 
 
-@pytest.mark.parametrize("program", [make_model, make_guide])
-@pytest.mark.parametrize("shape", [(T, B, 12, 12), (T, B, 1, 12, 13), (T, B, 3, 12, 12)])
-def test_frames_of_a_wrong_shape(program, shape):
-    with pytest.raises(ValueError, match=rf"expected frames of shape .* got \[{', '.join(map(str, shape))}\]"):
-        program()(torch.rand(shape))
+@pytest.mark.parametrize("half", [0, 1], ids=["model", "guide"])
+def test_frames_are_checked(half):
+    with pytest.raises(ValueError, match=r"expected frames of shape .* got \[4, 5, 12, 12\]"):
+        programs()[half](torch.rand(T, B, 12, 12))
 
 
 def test_svi_updates_each_parameter_once_by_its_gradient():
     """Also the encoder that model and guide share."""
-    rate, encoder = 1e-3, SetEncoder(D, 8)
-    model, guide = SQAIR.build(SCENE, 8, encoder).double(), make_guide(encoder=encoder).double()
-    assert set(encoder.parameters()) == set(model.parameters()) & set(guide.parameters())
+    rate = 1e-3
+    model, guide = (program.double() for program in programs())
+    shared = set(model.parameters()) & set(guide.parameters())
     frames, vimco = video().double(), VIMCO(num_particles=2, max_plate_nesting=1)
     torch.manual_seed(3)
     vimco(model, guide)(frames).backward()
@@ -262,7 +245,7 @@ def test_svi_updates_each_parameter_once_by_its_gradient():
     for p in {*model.parameters(), *guide.parameters()}:
         step[p] = (p.detach().clone(), torch.zeros_like(p) if p.grad is None else rate * p.grad)
         p.grad = None
-    assert all((step[p][1] != 0).any() for p in encoder.parameters())
+    assert all((step[p][1] != 0).any() for p in shared)
     svi = SVI(model, guide, pyro.optim.SGD({"lr": rate}), vimco)
     torch.manual_seed(3)
     svi.step(frames)

@@ -44,7 +44,7 @@ def test_batch_shapes(batch):
 
 
 def test_encoders_share_only_the_stack():
-    vision = conv_vision(SceneConfig(2, 3), 8)
+    vision = conv_vision(SceneConfig(2, 3), 8, SMALL)
     image, glimpse = vision.image, vision.glimpse.features
     assert image.stack is glimpse.stack and image.output is not glimpse.output
 
@@ -62,7 +62,7 @@ def test_sizes_colours_and_gradients(channels, image_size):
 
 def test_decoder_for_another_glimpse_size():
     with pytest.raises(ValueError, match=r"glimpses of \(21, 20\) pixels, got one that makes \(20, 20\).*\(5, 5\)"):
-        conv_renderer(SceneConfig(glimpse_size=(21, 20)))
+        conv_renderer(SceneConfig(glimpse_size=(21, 20)), ConvolutionConfig())
 
 
 @pytest.mark.parametrize(

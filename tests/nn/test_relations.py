@@ -7,22 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_sqair.guides import SQAIRGuide
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.infer import VIMCO, check_sites
-from pyro_sqair.models import SQAIR, GRUPropagationPrior
-from pyro_sqair.nn.networks import SetEncoder
-from pyro_sqair.nn.relations import InteractionNetwork, RelationalMemoryCore
+from pyro_sqair.nn.relations import InteractionConfig, InteractionNetwork, MemoryCoreConfig, RelationalMemoryCore
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.program import with_slots
 from pyro_sqair.tracking.rollout import generate
 
 D = 3
-MODULES = {"interaction": InteractionNetwork, "memory": RelationalMemoryCore}
+CONFIGS = [InteractionConfig(), MemoryCoreConfig()]
 
 
-@pytest.fixture(params=MODULES)
+@pytest.fixture(params=CONFIGS)
 def module(request: pytest.FixtureRequest) -> InteractionNetwork | RelationalMemoryCore:
-    return MODULES[request.param](D).double()
+    return request.param.build(D).double()
 
 
 def objects(num: int, *batch: int) -> Objects:
@@ -115,19 +113,12 @@ def test_memory_core():
 class TestRSQAIR:
     """Relations inside the prior and the guide (Stanić & Schmidhuber 2019, Eqs. 3-4)."""
 
-    def programs(self, relations, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
-        torch.manual_seed(1)
-        encoder = SetEncoder(scene.what_dim, 16)
-        guide = SQAIRGuide.build(scene, 16, encoder, relations=relations)
-        prior = GRUPropagationPrior(scene.what_dim, 16, relations=relations)
-        return SQAIR.build(scene, 16, encoder, propagation=prior), guide
-
-    @pytest.mark.parametrize("kind", MODULES)
-    def test_without_effects_it_is_sqair(self, kind):
+    @pytest.mark.parametrize("relations", CONFIGS)
+    def test_without_effects_it_is_sqair(self, relations):
         """If the weights of effects are zero, R-SQAIR has the bound and the gradients of SQAIR."""
         scene = SceneConfig(2, D, image_size=(12, 12), glimpse_size=(6, 6))
         frames = torch.rand(4, 3, 1, 12, 12).double()
-        plain, related = (self.programs(r, scene) for r in (None, MODULES[kind](D)))
+        plain, related = (SQAIRSystem(16, relations=r).programs(scene) for r in (None, relations))
         effect, latent = related[1].propagation.relations.size, D + 4 + 1
         # The layers with effects among their inputs, and the first column of these; SQAIR has all other columns.
         starts = {
@@ -157,12 +148,12 @@ class TestRSQAIR:
         for name in same:
             torch.testing.assert_close(gradients[name], others[name], rtol=1e-8, atol=1e-10)
 
-    @pytest.mark.parametrize("kind", MODULES)
-    def test_trains_with_four_slots_and_runs_with_eight(self, kind):
-        relations = MODULES[kind](D)
+    @pytest.mark.parametrize("relations", CONFIGS)
+    def test_trains_with_four_slots_and_runs_with_eight(self, relations):
         scene = SceneConfig(4, D, image_size=(12, 12), glimpse_size=(6, 6))
         frames = torch.rand(3, 2, 1, 12, 12)
-        model, guide = self.programs(relations, scene)
+        model, guide = SQAIRSystem(16, relations=relations).programs(scene)
+        relations = guide.propagation.relations
         check_sites(model, guide, frames)
         VIMCO(2)(model, guide)(frames).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in relations.parameters())

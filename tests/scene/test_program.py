@@ -16,10 +16,10 @@ from pyro import poutine
 from torch import nn
 
 from pyro_sqair.data import four_balls, published_motion
-from pyro_sqair.experiments import preset
+from pyro_sqair.experiments import SQAIRSystem, preset
 from pyro_sqair.experiments.videos import BallVideos, DigitVideos
 from pyro_sqair.guides import SQAIRGuide
-from pyro_sqair.models import AIR, SQAIR, GRUPropagationPrior
+from pyro_sqair.models import SQAIR, GRUPropagationPrior, Renderer, mlp_renderer
 from pyro_sqair.scene.objects import SceneConfig
 from pyro_sqair.scene.program import Program
 
@@ -108,7 +108,7 @@ def draws_nothing(previous, memory, slots):
 
 
 def model(**parts) -> SQAIR:
-    base = SQAIR.build(SCENE, 8)
+    base, _ = SQAIRSystem(8).programs(SCENE)
     defaults = {name: base.part(name) for name in ("discovery_prior", "propagation_prior", "renderer")}
     return SQAIR(**(defaults | parts), scene=SCENE)
 
@@ -117,27 +117,19 @@ class TestPartsThatDoNotFit:
     def test_a_fitting_prior(self):
         assert model(propagation_prior=propagation()).scene == SCENE
 
-    @pytest.mark.parametrize("site", ["pres", "where", "what"])
-    def test_a_prior_without_a_site(self, site):
-        with pytest.raises(ValueError, match=rf"prop_0.*missing: \['{site}'\]"):
-            model(propagation_prior=propagation(**{site: None}))
-
-    @pytest.mark.parametrize(("site", "size", "expected"), [("where", 3, 4), ("what", 5, D)])
-    def test_a_site_of_a_wrong_shape(self, site, size, expected):
-        normal = dist.Normal(torch.zeros(size), 1.0).to_event(1)
-        with pytest.raises(ValueError, match=f"'{site}' of slot prop_0 to have {expected} dimensions.*{size}"):
-            model(propagation_prior=propagation(**{site: normal}))
-
-    @pytest.mark.parametrize("continuous", [dist.Normal(0.0, 1.0), dist.Beta(1.0, 1.0)])
-    def test_continuous_presence(self, continuous):
-        with pytest.raises(ValueError, match="'pres' of slot prop_0 to be drawn from a distribution over 0 and 1"):
-            model(propagation_prior=propagation(pres=continuous))
-
     @pytest.mark.parametrize(
         ("prior", "error", "message"),
         [
             (cannot_read_its_own_memory, RuntimeError, r"(?s)\(3\).*\(4\).*parts of SQAIR that fit each other"),
             (GRUPropagationPrior(D + 1, 8), RuntimeError, f"of SQAIR that fit each other and SceneConf.*what_dim={D}"),
+            (propagation(what=None), ValueError, r"prop_0.*missing: \['what'\]"),
+            (
+                propagation(where=dist.Normal(torch.zeros(3), 1.0).to_event(1)),
+                ValueError,
+                "'where' of slot.* 4 dim.*3",
+            ),
+            (propagation(pres=dist.Normal(0.0, 1.0)), ValueError, "'pres' of slot prop_0 .* distribution over 0 and 1"),
+            (propagation(pres=dist.Beta(1.0, 1.0)), ValueError, "'pres' of slot prop_0 .* distribution over 0 and 1"),
             (draws_outside_the_loop, ValueError, "'where' to be drawn in a loop"),
             (draws_nothing, ValueError, "in a loop 'for i in slots:' over the slots of phase 'prop', got none"),
         ],
@@ -147,17 +139,16 @@ class TestPartsThatDoNotFit:
             model(propagation_prior=prior)
 
     def test_a_renderer_of_another_image_size(self):
-        other = SQAIR.build(dataclasses.replace(SCENE, image_size=(12, 12)), 8).renderer
+        other = mlp_renderer(dataclasses.replace(SCENE, image_size=(12, 12)), 8)
         with pytest.raises(ValueError, match=r"images of shape \[1, 12, 10\], got \[1, 12, 12\]"):
             model(renderer=other)
 
     def test_a_decoder_of_another_glimpse_size(self):
-        renderer = SQAIR.build(SCENE, 8).renderer
-        renderer.decoder = nn.Linear(D, 25)
+        renderer = Renderer(nn.Linear(D, 25), SCENE)
         with pytest.raises(ValueError, match="24 numbers.*1 channels and 6x4 pixels, got one that makes 25"):
             model(renderer=renderer)
         with pytest.raises(ValueError, match="got one that makes 25"):
-            AIR(AIR.build(SCENE, 8).discovery_prior, renderer, SCENE)
+            model(propagation_prior=None, renderer=renderer)
 
     def test_a_guide_part_without_a_site(self):
         def discovery(frame, propagated, slots):
@@ -165,7 +156,7 @@ class TestPartsThatDoNotFit:
                 pyro.sample("pres", dist.Bernoulli(frame.new_tensor(0.5)))
 
         with pytest.raises(ValueError, match="disc_0.*missing"):
-            SQAIRGuide(discovery, SQAIRGuide.build(SCENE, 8).propagation, SCENE)
+            SQAIRGuide(discovery, None, SCENE)
 
 
 def test_more_objects_than_slots():
@@ -180,18 +171,16 @@ def test_more_objects_than_slots():
 class TestRehearsal:
     def test_has_no_side_effects(self):
         """Random numbers, the parameter store and outer handlers are unchanged."""
-        parts = SQAIR.build(SCENE, 8)
+        base = model()
         torch.manual_seed(7)
         expected = torch.rand(3)
         torch.manual_seed(7)
         with poutine.trace() as tracer:
-            SQAIR(parts.discovery_prior, parts.propagation_prior, parts.renderer, SCENE)
+            base.rehearse()
         assert torch.equal(torch.rand(3), expected)
         assert not tracer.trace.nodes
         assert not list(pyro.get_param_store())
 
     def test_a_program_of_several_dtypes_is_not_checked(self):
         """It cannot run before it is converted."""
-        base = SQAIR.build(SCENE, 8)
-        base.renderer.double()
-        assert model(renderer=base.renderer).double().scene == SCENE
+        assert model(renderer=mlp_renderer(SCENE, 8).double()).double().scene == SCENE

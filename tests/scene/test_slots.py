@@ -13,8 +13,7 @@ from pyro import poutine
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
 
-from pyro_sqair.guides import SQAIRGuide
-from pyro_sqair.models import SQAIR, FixedCount
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.scene.objects import Objects, SceneConfig
 from pyro_sqair.scene.slots import DiscoverySlots, Prefix, PropagationSlots, Slots, _Slot
 
@@ -245,8 +244,7 @@ class TestEarlyStop:
 
     def test_weights_do_not_change(self, monkeypatch):
         """Programs that skip closed slots and programs that visit all slots have the same weights and objects."""
-        model = SQAIR.build(SCENE, 8, count=FixedCount(1.0, 1.0)).double()
-        guide = SQAIRGuide.build(SCENE, 8).double()
+        model, guide = (p.double() for p in SQAIRSystem(8, object_costs=(1.0, 1.0)).programs(SCENE))
         torch.nn.init.zeros_(guide.propagation.pres[-1].bias)  # removes objects, also from middle slots
         frames = torch.rand(5, 2, 1, 12, 12, dtype=torch.float64)
         runs = []

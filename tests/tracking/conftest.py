@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.guides import SQAIRGuide
-from pyro_sqair.models import SQAIR, DiscoveryPrior, FixedCount, GRUPropagationPrior, mlp_renderer
-from pyro_sqair.nn.networks import SetEncoder
+from pyro_sqair.models import SQAIR
 from pyro_sqair.scene.objects import SceneConfig
 
 
@@ -19,9 +19,8 @@ from pyro_sqair.scene.objects import SceneConfig
 def programs() -> tuple[SQAIR, SQAIRGuide]:
     """A model and a guide in which objects come and go, with little influence of the frames."""
     scene = SceneConfig(num_slots=3, what_dim=2, image_size=(12, 14), glimpse_size=(6, 6))
-    discovery = DiscoveryPrior(3, 2, SetEncoder(2, 8), FixedCount(-2.0, 0.5))
-    model = SQAIR(discovery, GRUPropagationPrior(2, 8, presence_bias=2.0), mlp_renderer(scene, 8, std=2.0), scene)
-    guide = SQAIRGuide.build(scene, 8)
+    model, guide = SQAIRSystem(8, object_costs=(-2.0, 0.5)).programs(scene)
+    model.propagation_prior.presence_bias, model.renderer.std = 2.0, 2.0
     nn.init.ones_(guide.propagation.pres[-1].bias)
     with torch.no_grad():  # as broad as the prior, otherwise every object reduces the weight
         guide.discovery.scale_bias.fill_(0.5)

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pyro_sqair.guides import SQAIRGuide
+from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.infer import VIMCO
-from pyro_sqair.models import SQAIR
 from pyro_sqair.scene.objects import SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig
 from pyro_sqair.training.checkpoint import load_checkpoint
@@ -44,7 +43,7 @@ class Source:
 def trainer(source: Source, out: Path, steps: int = 6) -> Trainer:
     torch.manual_seed(0)
     config = TrainingConfig(steps=steps, batch_size=2, num_particles=2, log_every=2, curriculum=((2, 1.0),))
-    model, guide = SQAIR.build(SCENE, 4), SQAIRGuide.build(SCENE, 4)
+    model, guide = SQAIRSystem(4).programs(SCENE)
     return Trainer(model, guide, VIMCO(num_particles=2), source, config, out, progress=False)
 
 
