@@ -107,26 +107,6 @@ class ProposalGlimpse(nn.Module):
         return self.glimpse_encoder(frame, proposal.movedim(-2, 0), mask.movedim(-2, 0)).loc.movedim(0, -2)
 
 
-class WholeImage(nn.Module):
-    """An ablation: the encoded image instead of the proposal glimpse, as in the paper's first version of the guide.
-
-    With it, objects swapped identities (Kosiorek et al. 2018, Appendices A and F, Fig. 9).
-
-    Args:
-        image_encoder: maps flat images of shape ``[B, C H W]`` to ``[B, size]``; the paper shares discovery's.
-        size: the number of features.
-    """
-
-    def __init__(self, image_encoder: nn.Module, size: int) -> None:
-        super().__init__()
-        self.image_encoder = image_encoder
-        self.size = size
-
-    def forward(self, frame: Tensor, previous: Objects, memory: Tensor, mask: Tensor) -> Tensor:
-        """The encoded image, the same for all objects, shape ``[B, 1, size]``."""
-        return self.image_encoder(frame.flatten(-3)).unsqueeze(-2)
-
-
 class PropagationGuide(nn.Module):
     """Finds every object of the previous frame in this frame, or removes it.
 

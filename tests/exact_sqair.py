@@ -21,7 +21,7 @@ from scipy.special import softmax
 from torch import Tensor, nn
 
 from pyro_sqair.experiments import SQAIRSystem
-from pyro_sqair.guides import PropagationGuide, SQAIRGuide, WholeImage
+from pyro_sqair.guides import SQAIRGuide
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.models import SQAIR, CategoricalCount, DiscoveryPrior, FixedCount
 from pyro_sqair.nn.networks import SetEncoder
@@ -139,18 +139,11 @@ def make_guide(world: World) -> SQAIRGuide:
     return SQAIRGuide(discovery, propagation, world.scene)
 
 
-def make_neural_guide(world: World, whole_image: bool = False) -> SQAIRGuide:
-    """The library's own guide, tiny and untrained, with proposals as broad as the prior.
-
-    With `whole_image`, propagation sees the whole image instead of the proposal glimpse.
-    """
+def make_neural_guide(world: World) -> SQAIRGuide:
+    """The library's own guide, tiny and untrained, with proposals as broad as the prior."""
     _, guide = SQAIRSystem(hidden_size=4).programs(world.scene)
-    discovery = guide.discovery
-    if whole_image:
-        view = WholeImage(discovery.image_encoder, 4)
-        guide.propagation = PropagationGuide(discovery.glimpse_encoder, 4, view=view)
     randomise(guide, 0.15)
-    propagation = guide.propagation
+    discovery, propagation = guide.discovery, guide.propagation
     with torch.no_grad():
         discovery.where[-1].bias[:WHERE] = torch.tensor(world.where_mean)
         discovery.scale_bias.fill_(0.8)

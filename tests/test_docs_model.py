@@ -159,6 +159,8 @@ def test_sizes_of_the_priors_and_guides() -> None:
         "discovery": size(guide.discovery),
         "propagation": size(guide.propagation),
         "propagation, relation RNN sees the whole image": size(follow(glimpse, 256, view=whole)),
+        "propagation, relation RNN sees nothing": size(follow(glimpse, 256, view=guides.NoView())),
+        "no propagation": 0,
     }
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from typing import Any
 
 import pyro
@@ -72,15 +71,14 @@ def test_average_likelihood_under_the_prior_is_the_evidence() -> None:
 
 
 @pytest.mark.parametrize(
-    ("world", "whole_image"),
+    "world",
     [
-        pytest.param(World(1, 2, "fixed", crowd=0.0), False, id="N1-T2-fixed"),
-        pytest.param(World(1, 2, "fixed", crowd=0.0), True, id="N1-T2-fixed-whole-image"),
-        pytest.param(World(2, 2, "learned", chain=0.0, crowd=0.0, pull=0.1, pixel_std=0.7), False, id="N2-T2-learned"),
+        pytest.param(World(1, 2, "fixed", crowd=0.0), id="N1-T2-fixed"),
+        pytest.param(World(2, 2, "learned", chain=0.0, crowd=0.0, pull=0.1, pixel_std=0.7), id="N2-T2-learned"),
     ],
 )
-def test_average_weight_under_the_neural_guide(world: World, whole_image: bool) -> None:
-    case = make_case(world, partial(make_neural_guide, whole_image=whole_image))
+def test_average_weight_under_the_neural_guide(world: World) -> None:
+    case = make_case(world, make_neural_guide)
     check_sites(case.model, case.guide, case.frames)
     assert_average_is_the_evidence(weigh(case, 15))
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 
-from pyro_sqair.guides import PropagationGuide, WholeImage, mlp_vision
+from pyro_sqair.guides import NoView, PropagationGuide, WholeImage, mlp_vision
 from pyro_sqair.guides.propagation import GatedAppearance, SharedFactor
 from pyro_sqair.guides.vision import Appearance
 from pyro_sqair.nn.networks import MLP
@@ -18,7 +18,7 @@ from pyro_sqair.scene.slots import PropagationSlots
 
 N, D, H, B, K = 3, 2, 8, 30, 2
 SCENE = SceneConfig(N, D, image_size=(12, 12), glimpse_size=(6, 6))
-VIEWS = {"proposal": lambda: None, "image": lambda: WholeImage(MLP(144, [5]), 5)}
+VIEWS = {"proposal": lambda: None, "image": lambda: WholeImage(MLP(144, [5]), 5), "none": NoView}
 
 
 def propagation(view=None) -> PropagationGuide:
@@ -57,8 +57,10 @@ def test_algorithm_2(view, most, batch):
         mask = torch.sigmoid(guide.mask(state))
         if view == "proposal":  # lines 6-8
             seen = guide.glimpse_encoder(frame, where_before + 0.1 * guide.view.proposal(state), mask).loc
-        else:
+        elif view == "image":
             seen = guide.view.image_encoder(frame.flatten(1)).expand(K, B, -1)
+        else:
+            seen = frame.new_zeros(K, B, 0)
         latent = torch.cat([what_before, where_before, pres_before.unsqueeze(-1)], -1)
         x = torch.cat([seen, latent, state, other], -1)
         hidden = torch.tanh(guide.relation.input(x) + guide.relation.hidden(hidden))  # line 9
@@ -83,9 +85,11 @@ def test_algorithm_2(view, most, batch):
         assert 0 < pres.sum() < is_open.sum()
 
 
-@pytest.mark.parametrize(("view", "far"), [("proposal", False), ("image", True)])
-def test_which_pixels_where_depends_on(view, far):
-    """The mean of `where` depends on pixels near the object; on others only if the guide sees the whole image."""
+@pytest.mark.parametrize(
+    ("view", "near", "far"), [("proposal", True, False), ("image", True, True), ("none", False, False)]
+)
+def test_which_pixels_where_depends_on(view, near, far):
+    """The mean of `where` depends on pixels near the object, or on all, only with a view of them."""
     guide = propagation(VIEWS[view]())
     objects = Objects(
         torch.ones(1, 1), torch.tensor([[[-2.0, -2.0, 0.0, 0.0]]]), torch.randn(1, 1, D), torch.zeros(1, 1)
@@ -97,7 +101,7 @@ def test_which_pixels_where_depends_on(view, far):
     (gradient,) = torch.autograd.grad(loc.sum(), frame, allow_unused=True, materialize_grads=True)
     centre = torch.zeros_like(frame)
     centre[..., 4:8, 4:8] = 1  # a box of an eighth of the image's width, and the neighbours that interpolation reads
-    assert (gradient[centre > 0] != 0).any()
+    assert (gradient[centre > 0] != 0).any() == near
     assert (gradient[centre == 0] != 0).any() == far
 
 
