@@ -21,9 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_sqair.data.atomic import atomic_path
-from pyro_sqair.data.files.format import FORMAT, VERSION, Layout, require
-from pyro_sqair.data.pixels import to_uint8
-from pyro_sqair.data.sequences import Sequences, Source, draw_chunks
+from pyro_sqair.data.files.format import FORMAT, VERSION, Layout
+from pyro_sqair.data.sequences import Sequences, Source, draw_chunks, require, to_uint8
 
 _SMALL_CHUNK = 16  # sequences in a chunk of the small datasets: few, so that reading one decompresses little
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": False}  # docs/data.md has the reason
