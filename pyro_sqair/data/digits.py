@@ -70,9 +70,8 @@ def embedded_digits(split: str) -> DigitImages:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "the embedded digits come with scikit-learn, which is not installed: pip install 'pyro_sqair[digits]'"
-        ) from error
+        advice = "which is not installed: pip install 'pyro_sqair[digits]'"
+        raise ImportError(f"the embedded digits come with scikit-learn, {advice}") from error
     data = load_digits()
     # Classes repeat as 0, 1, ..., 9; as 7 and 10 are coprime, both splits have all classes.
     is_test = torch.arange(len(data.target)) % 7 == 0

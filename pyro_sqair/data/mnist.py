@@ -77,23 +77,13 @@ def _download(name: str) -> Path:
     try:
         import pooch
     except ImportError as error:
-        raise ImportError(
-            "downloading MNIST needs pooch, which is not installed: pip install 'pyro_sqair[mnist]', "
-            "or pass the directory with the official .gz files"
-        ) from error
-    failures = []
+        advice = "pip install 'pyro_sqair[mnist]', or pass the directory with the official .gz files"
+        raise ImportError(f"downloading MNIST needs pooch, which is not installed: {advice}") from error
+    failures, cache = [], pooch.os_cache("pyro_sqair") / "mnist"
     for mirror in MIRRORS:
         try:
-            return Path(
-                pooch.retrieve(
-                    mirror + name,
-                    known_hash=f"md5:{MD5[name]}",
-                    fname=name,
-                    path=pooch.os_cache("pyro_sqair") / "mnist",
-                )
-            )
+            return Path(pooch.retrieve(mirror + name, f"md5:{MD5[name]}", fname=name, path=cache))
         except (OSError, ValueError) as error:  # no network, no such file, or another md5
             failures.append(f"{mirror + name}: {error}")
-    raise ConnectionError(
-        f"could not download {name}; pass the directory with the official .gz files. Tried:\n  " + "\n  ".join(failures)
-    )
+    tried = "\n  ".join(["Tried:", *failures])
+    raise ConnectionError(f"could not download {name}; pass the directory with the official .gz files. {tried}")

@@ -21,6 +21,7 @@ from pyro_sqair.data.camera.frames import Recording, extract_foreground, read_fr
 from pyro_sqair.data.camera.mot import Tracks, read_mot, scale_tracks
 from pyro_sqair.data.camera.video_config import VideoConfig
 from pyro_sqair.data.files.writer import SequenceWriter, check_free
+from pyro_sqair.data.sequences import require
 
 _BATCH = 64  # sequences written at a time
 
@@ -80,8 +81,8 @@ def convert_video(
     paths = [out] if validation is None else [out, validation]
     for path in paths:
         check_free(path, overwrite)
-        if path.resolve() in (source.resolve(), Path(ground_truth or source).resolve()):
-            raise ValueError(f"expected an output file other than the input files, got {path} for both")
+        different = path.resolve() not in (source.resolve(), Path(ground_truth or source).resolve())
+        require(different, "an output file other than the input files", f"{path} for both")
     height, width, _ = next(read_frames(source)).shape
     video_size = width, height
     size = config.scaled_size(video_size)
@@ -114,18 +115,8 @@ def convert_video(
     parameters |= {"frame_size": size, "ground_truth": tracks and tracks.path.name, "min_visible": MIN_VISIBLE}
     with ExitStack() as stack:  # both files appear when it ends
         for path, part, plan in zip(paths, parts, plans, strict=True):
-            writer = SequenceWriter(
-                path,
-                num_frames=config.num_frames,
-                image_size=(config.crop, config.crop),
-                channels=pictures.shape[-1],
-                max_objects=max_objects,
-                generator="video",
-                seed=config.seed,
-                parameters=parameters | {"part": part.name},
-                overwrite=overwrite,
-            )
-            stack.enter_context(writer)
+            origin = {"generator": "video", "seed": config.seed, "parameters": parameters | {"part": part.name}}
+            writer = stack.enter_context(SequenceWriter(path, **origin, overwrite=overwrite))
             for begin in tqdm(range(0, len(plan), _BATCH), f"writing {part.name}", unit="batch", **bar):
                 writer.append(cut_crops(pictures, plan[begin : begin + _BATCH], tracks, max_objects, config))
     return ConvertedVideo(out, validation, tuple(map(len, plans)), length, size)

@@ -131,9 +131,9 @@ def convert_rnem(
     """
     require(Path(out).resolve() != Path(path).resolve(), "different files to read and to write", f"{out} for both")
     dataset = RNEMDataset(path, split, crop)
-    layout = dataset.layout._asdict()
-    starts = range(0, layout.pop("sequences"), _CHUNK)
-    with SequenceWriter(out, overwrite=overwrite, **layout) as writer:
+    origin = {name: getattr(dataset.layout, name) for name in ("generator", "seed", "parameters")}
+    starts = range(0, len(dataset), _CHUNK)
+    with SequenceWriter(out, **origin, overwrite=overwrite) as writer:
         for start in tqdm(starts, disable=not progress, desc=writer.path.name):
             writer.append(dataset.read(slice(start, start + _CHUNK)))
 

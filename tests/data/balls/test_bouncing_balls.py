@@ -17,9 +17,9 @@ from pyro_sqair.data import (
     four_balls,
     held_out,
     six_to_eight_balls,
-    to_uint8,
     write_sequences,
 )
+from pyro_sqair.data.sequences import to_uint8
 
 VARIED = BallsConfig(min_balls=0, max_balls=5, speed=6.0, colours=((0.2, 0.9, 0.5), (1.0, 0.0, 0.3)), curtain_width=9)
 CONFIGS = pytest.mark.parametrize(
