@@ -155,8 +155,6 @@ def test_gentle_digits_never_leave_and_published_ones_do():
 @PRESETS
 def test_annotations_are_consistent(motion):
     data = MovingDigits(embedded_digits("test"), motion).sample(100, 5, seeded(10))
-    assert data.frames.dtype == torch.float32 and 0 <= data.frames.min() and data.frames.max() <= 1
-    assert data.count.dtype == data.ids.dtype == data.labels.dtype == torch.int64
     assert torch.equal(data.present.sum(-1), data.count)
     assert torch.equal(data.count, data.count[:1].expand(5, -1))
     assert torch.equal(data.ids, torch.where(data.present, torch.arange(2), -1))
@@ -200,16 +198,6 @@ def test_the_generator_determines_the_sequences_and_short_ones_are_prefixes(moti
     assert torch.equal(source.sample(9, 6, generator).frames, first.frames)
     assert not torch.equal(source.sample(9, 6, generator).frames, first.frames)
     assert torch.equal(before, torch.get_rng_state()) and torch.equal(images, digits.images)
-
-
-def test_impossible_samples_are_refused():
-    source = MovingDigits(patches(), published_motion())
-    for batch, length in ((0, 3), (3, 0), (-2, 3)):
-        with pytest.raises(ValueError, match=f"of at least 1, got {batch} and {length}"):
-            source.sample(batch, length, seeded(0))
-    source.device = torch.device("meta")
-    with pytest.raises(ValueError, match="expected a generator on meta, got one on cpu"):
-        source.sample(1, 1, seeded(0))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_sqair.data import BouncingBalls, Sequences, four_balls, from_uint8, held_out, only_visible, quantise
+from pyro_sqair.data import (
+    BouncingBalls,
+    MovingDigits,
+    Sequences,
+    embedded_digits,
+    four_balls,
+    from_uint8,
+    gentle_motion,
+    held_out,
+    only_visible,
+    quantise,
+)
 from pyro_sqair.data.sequences import draw_chunks, to_uint8
 
 BYTES = torch.arange(256, dtype=torch.uint8)
@@ -152,3 +163,18 @@ def test_balls_come_and_go():
     for share in (-0.1, 1.1):
         with pytest.raises(ValueError, match="expected a share from 0 to 1"):
             only_visible(balls, share)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [BouncingBalls(four_balls()), MovingDigits(embedded_digits("test"), gentle_motion())],
+    ids=["balls", "digits"],
+)
+def test_generators_refuse_empty_batches_and_random_generators_on_another_device(source, monkeypatch):
+    generator = torch.Generator()
+    for batch, length in ((0, 3), (3, 0), (-2, 3)):
+        with pytest.raises(ValueError, match=f"of at least 1, got {batch} and {length}"):
+            source.sample(batch, length, generator)
+    monkeypatch.setattr(source, "device", torch.device("meta"))
+    with pytest.raises(ValueError, match="expected a generator on meta, got one on cpu"):
+        source.sample(1, 1, generator)

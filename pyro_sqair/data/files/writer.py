@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,8 @@ class SequenceWriter:
                 sizes but B as in the first batch.
 
         Raises:
-            ValueError: if a shape or type differs from the file's, a size is 0, `collisions` are missing, a pixel is not
-                k/255, or `count` is neither the number of present objects nor -1, not annotated. Nothing is written then.
+            ValueError: if a shape or type differs from the file's, a size is 0, `collisions` are missing, a pixel is
+                not k/255, or `count` is neither the number of present objects nor -1. Nothing is written then.
             OSError: if the disk is full.
             RuntimeError: outside the `with` block.
         """
@@ -115,8 +115,9 @@ class SequenceWriter:
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        with atomic_path(self.path) as temporary, _DeferredFile(temporary, self.path) as disk:
-            self._disk = disk
+        with atomic_path(self.path) as temporary, ExitStack() as stack:
+            with _delayed_interrupt():
+                self._disk = disk = stack.enter_context(_DeferredFile(temporary, self.path))
             try:
                 yield
                 if self._file is None:
