@@ -10,17 +10,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pyro_sqair.data.pixels import from_uint8, quantise, to_uint8
-
-SPLITS = ("train", "test")
-_PART = 1024
+from pyro_sqair.data.sequences import require
 
 
 class DigitImages(NamedTuple):
     """M digits, each cropped to its bounding box and placed top-left in a square of S pixels.
 
     Attributes:
-        images: float32 [M, S, S], each pixel k/255 for a byte k; zero to the right of and below the digit.
+        images: uint8 [M, S, S]; zero to the right of and below the digit.
         heights: int64 [M], pixels.
         widths: int64 [M], pixels.
         labels: int64 [M], the digit.
@@ -31,45 +28,29 @@ class DigitImages(NamedTuple):
     widths: Tensor
     labels: Tensor
 
-    def to(self, device: torch.device | str) -> DigitImages:
-        """The same digits on another device."""
-        return DigitImages(*(field.to(device) for field in self))
-
 
 def check_split(split: str) -> None:
     """Raises a ValueError unless `split` is "train" or "test"."""
-    if split not in SPLITS:
-        raise ValueError(f"expected split to be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+    require(split in ("train", "test"), "split to be one of 'train', 'test'", repr(split))
 
 
 def crop_digits(images: Tensor, labels: Tensor) -> DigitImages:
-    """Crops every image to the bounding box of its non-zero pixels.
+    """Crops every image to the bounding box of its non-zero pixels, at its original scale.
 
     Args:
-        images: [M, H, W], uint8 in [0, 255] or float in [0, 1], which is rounded to the nearest k/255.
+        images: uint8 [M, H, W], of which none is blank.
         labels: [M], the digit in each.
 
     Returns:
-        The crops at their original scale; S is the longest side of any box.
-
-    Raises:
-        ValueError: if the shapes are wrong or an image is blank.
+        The crops; S is the longest side of any box.
     """
-    if images.ndim != 3 or labels.shape != images.shape[:1]:
-        raise ValueError(f"expected images [M, H, W] and labels [M], got {list(images.shape)} and {list(labels.shape)}")
-    # Before the boxes are computed: pixels that round to 0 would widen them.
-    images = to_uint8(quantise(images)) if images.is_floating_point() else images
-    top, height = _extent(images.amax(2) > 0)
-    left, width = _extent(images.amax(1) > 0)
-    if not bool(height.all()):
-        raise ValueError(f"expected a non-zero pixel in every image, got a blank image at index {int(height.argmin())}")
-
-    side = int(torch.maximum(height, width).max())
-    crops = torch.empty(len(images), side, side)
-    # In parts, written in place: the indices take 8 bytes for each pixel.
-    parts = (field.split(_PART) for field in (crops, images, top, left, height, width))
-    for crop, *part in zip(*parts, strict=True):
-        crop.copy_(from_uint8(_crop(side, *part)))
+    length = max(images.shape[1:])
+    images = F.pad(images, (0, length - images.shape[2], 0, length - images.shape[1]))
+    (top, height), (left, width) = _extent(images.amax(2) > 0), _extent(images.amax(1) > 0)
+    steps = torch.arange(int(torch.maximum(height, width).max()))
+    # Indices may wrap around the edge: all rows and columns outside the box are blank.
+    rows, columns = ((first[:, None] + steps) % length for first in (top, left))
+    crops = images[torch.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
     return DigitImages(crops, height, width, labels.long())
 
 
@@ -89,9 +70,8 @@ def embedded_digits(split: str) -> DigitImages:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError(
-            "the embedded digits come with scikit-learn, which is not installed: pip install 'pyro_sqair[digits]'"
-        ) from error
+        advice = "which is not installed: pip install 'pyro_sqair[digits]'"
+        raise ImportError(f"the embedded digits come with scikit-learn, {advice}") from error
     data = load_digits()
     # Classes repeat as 0, 1, ..., 9; as 7 and 10 are coprime, both splits have all classes.
     is_test = torch.arange(len(data.target)) % 7 == 0
@@ -102,23 +82,10 @@ def embedded_digits(split: str) -> DigitImages:
     large = (large / large.amax((1, 2), keepdim=True)).clamp(0.0, 1.0)
     # Interpolation leaves an invisible halo that would widen the bounding box.
     large = torch.where(large < 0.05, 0.0, large)
-    return crop_digits(large, labels)
-
-
-def _crop(side: int, images: Tensor, top: Tensor, left: Tensor, height: Tensor, width: Tensor) -> Tensor:
-    """Boxes [M] of images [M, H, W], placed top-left in squares [M, S, S]."""
-    steps = torch.arange(side)
-    rows = (top[:, None] + steps).clamp(max=images.shape[1] - 1)
-    cols = (left[:, None] + steps).clamp(max=images.shape[2] - 1)
-    crops = images.gather(1, rows[:, :, None].expand(-1, -1, images.shape[2]))
-    crops = crops.gather(2, cols[:, None, :].expand(-1, side, -1))
-    # Indices outside the image were clamped, which repeats its last row or column: set these to 0.
-    inside = (steps < height[:, None])[:, :, None] & (steps < width[:, None])[:, None, :]
-    return crops * inside
+    return crop_digits((large * 255.0).round().to(torch.uint8), labels)
 
 
 def _extent(occupied: Tensor) -> tuple[Tensor, Tensor]:
-    """First occupied index, and the length up to the last one (0 if there is none): [M, L] -> [M], [M]."""
+    """First occupied index, and the length up to the last one: [M, L] -> [M], [M]."""
     first = occupied.int().argmax(1)
-    last = occupied.shape[1] - 1 - occupied.flip(1).int().argmax(1)
-    return first, torch.where(occupied.any(1), last - first + 1, 0)
+    return first, occupied.shape[1] - occupied.flip(1).int().argmax(1) - first

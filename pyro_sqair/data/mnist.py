@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import math
 import struct
-import zlib
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from pyro_sqair.data.digits import DigitImages, check_split, crop_digits
+from pyro_sqair.data.sequences import require
 
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
@@ -37,9 +36,6 @@ def mnist_digits(split: str, directory: Path | str | None = None) -> DigitImages
         directory: a folder with the official `.gz` files. If None, they are downloaded once to the cache folder of
             the operating system.
 
-    Returns:
-        The digits, pixels divided by 255.
-
     Raises:
         ValueError: if the split is unknown, or a file is not the official one.
         FileNotFoundError: if `directory` lacks a file.
@@ -48,56 +44,23 @@ def mnist_digits(split: str, directory: Path | str | None = None) -> DigitImages
     """
     check_split(split)
     names = [f"{_PREFIX[split]}-images-idx3-ubyte.gz", f"{_PREFIX[split]}-labels-idx1-ubyte.gz"]
-    if directory is None:
-        images, labels = (_verified(_download(name)) for name in names)
-    else:
-        images, labels = (_verified(_find(Path(directory), name)) for name in names)
+    paths = [_download(name) if directory is None else _find(Path(directory), name) for name in names]
+    images, labels = map(_read, paths)
     return crop_digits(images, labels)
 
 
-def read_idx(path: Path | str) -> Tensor:
-    """Reads a gzipped idx file of unsigned bytes, the format of the MNIST files.
-
-    Layout: two zero bytes, a type code (8 is uint8), the number of dimensions, each dimension as a big-endian
-    32-bit integer, then the values in row-major order.
-
-    Raises:
-        ValueError: if the file is not gzip, is truncated, or contradicts its header.
-    """
-    path = Path(path)
-    return _parse(path.read_bytes(), path)
-
-
-def _verified(path: Path) -> Tensor:
+def _read(path: Path) -> Tensor:
+    """Reads a file after a comparison of its md5 with that of the official one."""
     data = path.read_bytes()
     found = hashlib.md5(data, usedforsecurity=False).hexdigest()
-    if found != MD5[path.name]:
-        raise ValueError(
-            f"expected {path} to have md5 {MD5[path.name]}, got {found}: "
-            "the file is damaged or not the official one; delete it and download it again"
-        )
-    return _parse(data, path)
-
-
-def _parse(data: bytes, path: Path) -> Tensor:
-    try:
-        content = gzip.decompress(data)
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"expected {path} to be a complete gzip file, got: {error}") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(f"expected {path} to begin with 00 00 08 (idx, uint8), got {content[:3].hex(' ')!r}")
-    header = 4 + 4 * content[3]
-    if len(content) < header:
-        raise ValueError(f"expected an idx header of {header} bytes in {path}, got {len(content)}")
-    shape = struct.unpack(f">{content[3]}I", content[4:header])
-    if len(content) - header != math.prod(shape):
-        raise ValueError(
-            f"expected {math.prod(shape)} bytes after the header {list(shape)} of {path}, got {len(content) - header}"
-        )
-    if 0 in shape:
-        return torch.empty(shape, dtype=torch.uint8)
-    # torch requires writable memory.
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=header).reshape(shape)
+    advice = "the file is damaged or not the official one; delete it and download it again"
+    require(found == MD5[path.name], f"{path} to have md5 {MD5[path.name]}", f"{found}: {advice}")
+    # The idx format: two zero bytes, a type code, the number of dimensions, each dimension as a big-endian 32-bit
+    # integer, then the values in row-major order.
+    content = bytearray(gzip.decompress(data))  # torch requires writable memory
+    start = 4 + 4 * content[3]
+    shape = struct.unpack(f">{content[3]}I", content[4:start])
+    return torch.frombuffer(content, dtype=torch.uint8, offset=start).reshape(shape)
 
 
 def _find(directory: Path, name: str) -> Path:
@@ -114,23 +77,13 @@ def _download(name: str) -> Path:
     try:
         import pooch
     except ImportError as error:
-        raise ImportError(
-            "downloading MNIST needs pooch, which is not installed: pip install 'pyro_sqair[mnist]', "
-            "or pass the directory with the official .gz files"
-        ) from error
-    failures = []
+        advice = "pip install 'pyro_sqair[mnist]', or pass the directory with the official .gz files"
+        raise ImportError(f"downloading MNIST needs pooch, which is not installed: {advice}") from error
+    failures, cache = [], pooch.os_cache("pyro_sqair") / "mnist"
     for mirror in MIRRORS:
         try:
-            return Path(
-                pooch.retrieve(
-                    mirror + name,
-                    known_hash=f"md5:{MD5[name]}",
-                    fname=name,
-                    path=pooch.os_cache("pyro_sqair") / "mnist",
-                )
-            )
+            return Path(pooch.retrieve(mirror + name, f"md5:{MD5[name]}", fname=name, path=cache))
         except (OSError, ValueError) as error:  # no network, no such file, or another md5
             failures.append(f"{mirror + name}: {error}")
-    raise ConnectionError(
-        f"could not download {name}; pass the directory with the official .gz files. Tried:\n  " + "\n  ".join(failures)
-    )
+    tried = "\n  ".join(["Tried:", *failures])
+    raise ConnectionError(f"could not download {name}; pass the directory with the official .gz files. {tried}")

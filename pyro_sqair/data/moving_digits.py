@@ -8,13 +8,12 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from pyro_sqair.data.digits import DigitImages
-from pyro_sqair.data.pixels import from_uint8, quantise, to_uint8
-from pyro_sqair.data.sequences import Sequences
+from pyro_sqair.data.sequences import Sequences, check_draw, from_uint8, place_objects, require
 
 _MAX_REDRAWS = 1000
-_PART = 1024  # images converted at a time
 
 
 @dataclass(frozen=True)
@@ -43,16 +42,13 @@ class MotionConfig:
     tries: int = 5
 
     def __post_init__(self) -> None:
-        if self.canvas < 1 or self.tries < 1:
-            raise ValueError(f"expected canvas and tries of at least 1, got {self.canvas} and {self.tries}")
-        if not 0 <= self.min_digits <= self.max_digits or self.max_digits < 1:
-            raise ValueError(
-                "expected 0 <= min_digits <= max_digits and max_digits >= 1, "
-                f"got {self.min_digits} and {self.max_digits}"
-            )
+        require(min(self.canvas, self.tries) >= 1, "canvas and tries of at least 1", f"{self.canvas} and {self.tries}")
+        low, high = self.min_digits, self.max_digits
+        valid = 0 <= low <= high and high >= 1
+        require(valid, "0 <= min_digits <= max_digits and max_digits >= 1", f"{low} and {high}")
         for name in ("max_speed", "max_acceleration", "acceleration_noise"):
-            if not 0.0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"expected a finite {name} of at least 0, got {getattr(self, name)}")
+            value = getattr(self, name)
+            require(0.0 <= value < float("inf"), f"a finite {name} of at least 0", value)
 
 
 def published_motion() -> MotionConfig:
@@ -74,25 +70,19 @@ class MovingDigits:
         device: where sequences are made, and where generators must be.
 
     Raises:
-        ValueError: if a digit is larger than the canvas, or there are fewer digits than a sequence may hold.
+        ValueError: if images are not uint8 or are larger than the canvas, or there are fewer than `max_digits`.
     """
 
     def __init__(self, digits: DigitImages, motion: MotionConfig, device: torch.device | str = "cpu") -> None:
-        if len(digits.images) < motion.max_digits:
-            raise ValueError(f"expected at least {motion.max_digits} digit images, got {len(digits.images)}")
-        if digits.images.shape[-1] > motion.canvas:
-            raise ValueError(
-                f"expected digits of at most {motion.canvas} px, the canvas, got {digits.images.shape[-1]} px"
-            )
+        number, side, _ = digits.images.shape
+        require(digits.images.dtype == torch.uint8, "digits of type torch.uint8", digits.images.dtype)
+        require(number >= motion.max_digits, f"at least {motion.max_digits} digit images", number)
+        require(side <= motion.canvas, f"digits of at most {motion.canvas} px, the canvas", f"{side} px")
         self.motion = motion
         self.device = torch.device(device)
-        digits = digits.to(self.device)
-        # Bytes, so that files store frames exactly, and to save memory.
+        digits = DigitImages(*(field.to(self.device) for field in digits))
         # The last image, at index -1, is blank and drawn for absent digits, so that drawing needs no mask.
-        total, *size = digits.images.shape
-        self._images = torch.zeros(total + 1, *size, dtype=torch.uint8, device=self.device)
-        for image, part in zip(self._images[:-1].split(_PART), digits.images.split(_PART), strict=True):
-            image.copy_(to_uint8(quantise(part)))
+        self._images = F.pad(digits.images, (0, 0, 0, 0, 0, 1))
         self._sizes = torch.stack([digits.heights, digits.widths], -1).float()
         self._labels = digits.labels
 
@@ -105,30 +95,18 @@ class MovingDigits:
         Raises:
             ValueError: if `batch` or `length` is below 1, or the generator is on another device.
         """
-        if batch < 1 or length < 1:
-            raise ValueError(f"expected batch and length of at least 1, got {batch} and {length}")
-        if generator.device.type != self.device.type:
-            raise ValueError(f"expected a generator on {self.device}, got one on {generator.device}")
+        check_draw(self, batch, length, generator)
         config = self.motion
         count = torch.randint(
             config.min_digits, config.max_digits + 1, (batch,), generator=generator, device=self.device
         )
-        slots = torch.arange(config.max_digits, device=self.device)
-        present = slots < count[:, None]
+        present = torch.arange(config.max_digits, device=self.device) < count[:, None]
         index, start = self._first_frame(count, generator)
         size = self._sizes[index]
         corners = self._trajectories(start, size, length, generator).round()
         frames = self._draw(torch.where(present, index, -1), corners)
-
         boxes = torch.cat([corners.flip(-1), size.flip(-1).expand_as(corners)], -1)
-        return Sequences(
-            frames=frames,
-            count=count.repeat(length, 1),
-            present=present.repeat(length, 1, 1),
-            boxes=torch.where(present[..., None], boxes, 0.0),
-            ids=torch.where(present, slots, -1).repeat(length, 1, 1),
-            labels=torch.where(present, self._labels[index], -1),
-        )
+        return place_objects(frames, present, boxes, self._labels[index])
 
     def _first_frame(self, count: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Digits [B, M] and their top-left corners (y, x) [B, M, 2], with disjoint boxes within the frame."""

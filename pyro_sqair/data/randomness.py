@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where randomness comes from, so that a run can be repeated, resumed, and validated without a trace."""
+"""Seeds and states of random generators, so that a run can be repeated and resumed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from torch import Tensor
 
 
 def derive_seed(*parts: object) -> int:
-    """A seed that depends on all of `parts`, such as ("batch", seed, step), and on nothing else.
-
-    Neighbouring seeds and steps give unrelated results; `hash()` would not be the same in the next process.
-    """
+    """A seed determined by `parts`, such as ("batch", seed, step); unlike `hash()`, the same in every process."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1  # a signed 64-bit integer is what generators take
+    return int.from_bytes(digest, "big") >> 1  # generators take a signed 64-bit integer
 
 
 @contextmanager
 def isolated(device: torch.device) -> Iterator[None]:
-    """A context whose draws leave PyTorch's global generators (the CPU's and `device`'s) as they were."""
+    """Restores PyTorch's global generators (the CPU's and `device`'s) at the end of the block."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
 
@@ -38,7 +35,7 @@ def capture(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore(state: dict[str, Tensor], device: torch.device) -> None:
-    """Puts the global generators back; a run that moved between CPU and GPU has none for the new one."""
+    """Restores the global generators. A state captured on a CPU leaves that of a GPU unchanged."""
     torch.set_rng_state(state["cpu"])
     if device.type == "cuda" and "cuda" in state:
         torch.cuda.set_rng_state(state["cuda"], device)

@@ -56,7 +56,7 @@ def test_without_ground_truth_nothing_is_judged(tmp_path: Path, capsys: pytest.C
         collisions=None,
     )
     for name in ("film.h5", "film-val.h5"):
-        with SequenceWriter(tmp_path / name, num_frames=5, image_size=(50, 50), max_objects=1) as writer:
+        with SequenceWriter(tmp_path / name) as writer:
             writer.append(unknown)
     assert main(["train", str(tmp_path / "film.h5"), "--out", str(tmp_path / "run"), *SMALL]) == 0
     assert "not annotated" in capsys.readouterr().out

@@ -59,13 +59,10 @@ def make_sequences() -> Callable[..., Sequences]:
 
 @pytest.fixture
 def write() -> Callable[..., Path]:
-    """A function that writes batches to a file of their sizes, and returns its path."""
+    """A function that writes batches to a file, and returns its path."""
 
     def write(path: Path, *batches: Sequences, **options: Any) -> Path:
-        num_frames, _, channels, *size = batches[0].frames.shape
-        objects, known = batches[0].labels.shape[1], batches[0].collisions is not None
-        sizes = {"num_frames": num_frames, "image_size": tuple(size), "channels": channels, "max_objects": objects}
-        with SequenceWriter(path, **{"collisions": known} | sizes | options) as writer:
+        with SequenceWriter(path, **options) as writer:
             for batch in batches:
                 writer.append(batch)
         return path

@@ -10,23 +10,15 @@ import pytest
 from pyro_sqair.data.atomic import atomic_path
 
 
-def test_file_appears_when_the_block_ends(tmp_path: Path) -> None:
+def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
     target = tmp_path / "new" / "folder" / "metrics.json"
-    with atomic_path(target) as temporary:
-        temporary.write_text("{}")
-        assert not target.exists()
-        assert temporary.parent == target.parent and temporary.suffix == ".json"
-    assert target.read_text() == "{}"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_file_is_replaced(tmp_path: Path) -> None:
-    target = tmp_path / "a.txt"
-    target.write_text("old")
-    with atomic_path(str(target)) as temporary:
-        temporary.write_text("new")
-        assert target.read_text() == "old"
-    assert target.read_text() == "new"
+    for before, content in ((None, "{}"), ("{}", "[]")):
+        with atomic_path(str(target)) as temporary:
+            temporary.write_text(content)
+            assert (target.read_text() if target.exists() else None) == before
+            assert temporary.parent == target.parent and temporary.suffix == ".json"
+        assert target.read_text() == content
+        assert list(target.parent.iterdir()) == [target]
 
 
 def test_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:

@@ -16,16 +16,12 @@ def test_seeds_are_the_same_in_every_process_and_unlike_their_neighbours() -> No
     assert derive_seed("batch", 1, 23) != derive_seed("batch", 12, 3)
 
 
-def test_isolated_draws_leave_no_trace() -> None:
-    before = torch.get_rng_state()
+def test_isolated_draws_have_no_effect_and_restored_draws_repeat() -> None:
+    state = capture(CPU)
     with isolated(CPU):
         torch.manual_seed(5)
         torch.rand(3)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_restored_draws_repeat() -> None:
-    state = capture(CPU)
+    assert torch.equal(torch.get_rng_state(), state["cpu"])
     first = torch.randn(4)
     restore(state, CPU)
     assert torch.equal(torch.randn(4), first)

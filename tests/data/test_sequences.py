@@ -1,11 +1,26 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Selecting, splitting and joining batches, and the fixed held-out set."""
+"""Batches and their pixels, visible objects, and the fixed held-out set."""
 
+import numpy as np
 import pytest
 import torch
 
-from pyro_sqair.data import Sequences, draw_chunks, held_out
+from pyro_sqair.data import (
+    BouncingBalls,
+    MovingDigits,
+    Sequences,
+    embedded_digits,
+    four_balls,
+    from_uint8,
+    gentle_motion,
+    held_out,
+    only_visible,
+    quantise,
+)
+from pyro_sqair.data.sequences import draw_chunks, to_uint8
+
+BYTES = torch.arange(256, dtype=torch.uint8)
 
 
 class NumberedSource:
@@ -84,3 +99,82 @@ def test_empty_sets_and_batches_are_refused(n, length):
         held_out(NumberedSource(), n, length, seed=0)
     with pytest.raises(ValueError, match=f"expected a batch size of at least 1, got {min(n, 0)}"):
         next(held_out(NumberedSource(), 2, 1, seed=0).split(min(n, 0)))
+
+
+def test_every_byte_is_restored_and_numpy_gives_the_same_floats(device):
+    pixels = from_uint8(BYTES.to(device))
+    assert pixels.dtype == torch.float32 and torch.equal(to_uint8(pixels).cpu(), BYTES)
+    assert pixels[0] == 0 and pixels[255] == 1 and bool((pixels.diff() > 0).all())
+    expected = BYTES.numpy().astype(np.float32) * np.float32(1 / 255)
+    assert torch.equal(pixels.cpu(), torch.from_numpy(expected))
+
+
+def test_quantise_finds_the_nearest_of_all_256():
+    frames = torch.rand(5000, generator=torch.Generator().manual_seed(1)) * 1.2 - 0.1
+    levels = from_uint8(BYTES)
+    assert torch.equal(quantise(frames), levels[(frames[:, None] - levels).abs().argmin(1)])
+    assert torch.equal(quantise(levels), levels)
+
+
+@pytest.mark.parametrize("value", [0.5, 1.0 + 1 / 255, -1 / 255, float("nan"), float("inf"), 3 / 255 + 1e-6])
+def test_pixels_that_are_not_k_255_and_other_types_are_refused(value):
+    frames = from_uint8(BYTES)
+    frames[17] = value
+    message = f"pixels are all k/255 .* got a pixel of {float(frames[17])}; pyro_sqair.data.quantise"
+    with pytest.raises(ValueError, match=message):
+        to_uint8(frames)
+    with pytest.raises(ValueError, match="expected float32 frames .* got torch.float64"):
+        to_uint8(from_uint8(BYTES).double())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.06, 0.25, 0.3, 0.5, 0.6, 1.0])
+def test_the_share_of_the_box_decides_whether_it_is_visible(share):
+    """One object in frames of 10 x 20 pixels, and areas computed by hand."""
+    shares = {
+        (2.0, 2.0, 4.0, 4.0): 1.0,
+        (-2.0, 2.0, 4.0, 4.0): 0.5,
+        (18.0, 8.0, 4.0, 4.0): 0.25,
+        (20.0, 0.0, 4.0, 4.0): 0.0,
+        (-3.0, -3.0, 4.0, 4.0): 1 / 16,
+    }
+    one_object = Sequences(
+        frames=torch.zeros(5, 1, 1, 10, 20),
+        count=torch.ones(5, 1, dtype=torch.int64),
+        present=torch.ones(5, 1, 1, dtype=torch.bool),
+        boxes=torch.tensor([*shares]).reshape(5, 1, 1, 4),
+        ids=torch.full((5, 1, 1), 3),
+        labels=torch.zeros(1, 1, dtype=torch.int64),
+    )
+    seen = only_visible(one_object, share)
+    expected = [s > 0 and s >= share for s in shares.values()]
+    assert seen.present[:, 0, 0].tolist() == expected
+    assert seen.count[:, 0].tolist() == [int(s) for s in expected]
+    assert seen.ids[:, 0, 0].tolist() == [3 if s else -1 for s in expected]
+    assert seen.boxes[:, 0, 0].abs().sum(-1).gt(0).tolist() == expected
+    absent = seen._replace(present=torch.zeros_like(seen.present))
+    assert not only_visible(absent, share).present.any()
+
+
+def test_balls_come_and_go():
+    balls = held_out(BouncingBalls(four_balls()), 20, 40, 0)
+    seen = only_visible(balls)
+    assert (balls.count == 4).all() and seen.count.min() < 4 and seen.count.max() == 4
+    assert torch.equal(seen.frames, balls.frames) and seen.collisions is balls.collisions
+    for share in (-0.1, 1.1):
+        with pytest.raises(ValueError, match="expected a share from 0 to 1"):
+            only_visible(balls, share)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [BouncingBalls(four_balls()), MovingDigits(embedded_digits("test"), gentle_motion())],
+    ids=["balls", "digits"],
+)
+def test_generators_refuse_empty_batches_and_random_generators_on_another_device(source, monkeypatch):
+    generator = torch.Generator()
+    for batch, length in ((0, 3), (3, 0), (-2, 3)):
+        with pytest.raises(ValueError, match=f"of at least 1, got {batch} and {length}"):
+            source.sample(batch, length, generator)
+    monkeypatch.setattr(source, "device", torch.device("meta"))
+    with pytest.raises(ValueError, match="expected a generator on meta, got one on cpu"):
+        source.sample(1, 1, generator)

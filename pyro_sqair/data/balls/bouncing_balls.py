@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from pyro_sqair.data.balls.ball_rendering import footprint_side, footprints, paint
 from pyro_sqair.data.balls.collisions import Motion, pairs, simulate
-from pyro_sqair.data.pixels import from_uint8
-from pyro_sqair.data.sequences import Sequences
+from pyro_sqair.data.sequences import Sequences, check_draw, from_uint8, place_objects, require
 
 _MAX_REDRAWS = 1000
 # Placements per redraw: up to _TRIES, fewer if there are many pairs of balls, to bound memory.
@@ -76,34 +76,26 @@ class BallsConfig:
     curtain_brightness: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.box < 1 or (self.crop is not None and not 1 <= self.crop <= self.box):
-            raise ValueError(f"expected box >= 1 and crop None or from 1 to box, got {self.box} and {self.crop}")
-        if not 0 <= self.min_balls <= self.max_balls or self.max_balls < 1:
-            raise ValueError(
-                f"expected 0 <= min_balls <= max_balls and max_balls >= 1, got {self.min_balls} and {self.max_balls}"
-            )
-        if not self.radii or len(self.radii) != len(self.masses):
-            raise ValueError(f"expected a radius and a mass for each kind, got {self.radii} and {self.masses}")
-        if not all(0.0 < 2.0 * radius < self.box for radius in self.radii):
-            raise ValueError(f"expected positive radii below half the box of {self.box} px, got {self.radii}")
+        box, crop, low, high = self.box, self.crop, self.min_balls, self.max_balls
+        radii, masses, colours = self.radii, self.masses, self.colours
+        valid = box >= 1 and (crop is None or 1 <= crop <= box)
+        require(valid, "box >= 1 and crop None or from 1 to box", f"{box} and {crop}")
+        valid = 0 <= low <= high and high >= 1
+        require(valid, "0 <= min_balls <= max_balls and max_balls >= 1", f"{low} and {high}")
+        kinds = len(radii) == len(masses) and radii
+        require(kinds, "a radius and a mass for each kind", f"{radii} and {masses}")
+        require(all(0.0 < 2.0 * r < box for r in radii), f"positive radii below half the box of {box} px", radii)
         # No packing of equal discs is denser than pi / sqrt(12).
-        if self.max_balls * max(self.radii) ** 2 > self.box**2 / math.sqrt(12):
-            raise ValueError(
-                f"expected balls that fit into the box of {self.box} px, got max_balls={self.max_balls} of radius up "
-                f"to {max(self.radii)}"
-            )
-        if not all(0.0 < mass < math.inf for mass in self.masses):
-            raise ValueError(f"expected finite, positive masses, got {self.masses}")
-        if not 0.0 <= self.speed < math.inf:
-            raise ValueError(f"expected a finite speed of at least 0, got {self.speed}")
-        if {len(colour) for colour in self.colours} not in ({1}, {3}):
-            raise ValueError(f"expected colours that all have 1 channel or all have 3, got {self.colours}")
-        if not all(0.0 <= value <= 1.0 for colour in self.colours for value in colour):
-            raise ValueError(f"expected colours within [0, 1], got {self.colours}")
-        if not 0 <= self.curtain_width <= self.frame:
-            raise ValueError(f"expected curtain_width from 0 to {self.frame}, the frame, got {self.curtain_width}")
-        if not 0.0 <= self.curtain_brightness <= 1.0:
-            raise ValueError(f"expected curtain_brightness within [0, 1], got {self.curtain_brightness}")
+        fit = high * max(radii) ** 2 <= box**2 / math.sqrt(12)
+        require(fit, f"balls that fit into the box of {box} px", f"max_balls={high} of radius up to {max(radii)}")
+        require(all(0.0 < mass < math.inf for mass in masses), "finite, positive masses", masses)
+        require(0.0 <= self.speed < math.inf, "a finite speed of at least 0", self.speed)
+        channels = {len(colour) for colour in colours}
+        require(channels in ({1}, {3}), "colours that all have 1 channel or all have 3", colours)
+        require(all(0.0 <= value <= 1.0 for value in chain(*colours)), "colours within [0, 1]", colours)
+        width, brightness = self.curtain_width, self.curtain_brightness
+        require(0 <= width <= self.frame, f"curtain_width from 0 to {self.frame}, the frame", width)
+        require(0.0 <= brightness <= 1.0, "curtain_brightness within [0, 1]", brightness)
 
     @property
     def frame(self) -> int:
@@ -166,10 +158,7 @@ class BouncingBalls:
         Raises:
             ValueError: if `batch` or `length` is below 1, or the generator is on another device.
         """
-        if batch < 1 or length < 1:
-            raise ValueError(f"expected batch and length of at least 1, got {batch} and {length}")
-        if generator.device.type != self.device.type:
-            raise ValueError(f"expected a generator on {self.device}, got one on {generator.device}")
+        check_draw(self, batch, length, generator)
         config = self.config
         count = torch.randint(config.min_balls, config.max_balls + 1, (batch,), generator=generator, device=self.device)
         slots = torch.arange(config.max_balls, device=self.device)
@@ -178,7 +167,8 @@ class BouncingBalls:
         radii = self._radii[kind]
         start = self._place(radii, present, _MAX_REDRAWS, generator)
         velocities = self._velocities(present, generator)
-        colours = self._colours[self._shuffled(batch, generator)[:, slots % len(self._colours)]]
+        order = torch.rand(batch, len(self._colours), generator=generator, device=self.device).argsort(-1)
+        colours = self._colours[order[:, slots % len(self._colours)]]
         hidden = self._curtain(batch, generator)
 
         motion = simulate(start, velocities, radii, self._masses[kind], present, config.box, length)
@@ -187,15 +177,7 @@ class BouncingBalls:
 
         size = (2.0 * radii)[..., None].expand(batch, config.max_balls, 2)
         boxes = torch.cat([centres - radii[..., None], size.expand_as(centres)], -1)
-        return Sequences(
-            frames=frames,
-            count=count.repeat(length, 1),
-            present=present.repeat(length, 1, 1),
-            boxes=torch.where(present[..., None], boxes, 0.0).float(),
-            ids=torch.where(present, slots, -1).repeat(length, 1, 1),
-            labels=torch.where(present, kind, -1),
-            collisions=collisions,
-        )
+        return place_objects(frames, present, boxes, kind, collisions)
 
     def _place(self, radii: Tensor, present: Tensor, redraws: int, generator: torch.Generator) -> Tensor:
         """Centres [B, M, 2] in the box, uniform over all configurations without overlap.
@@ -235,10 +217,6 @@ class BouncingBalls:
         square = normal.square().sum((-1, -2)) / present.sum(-1)
         velocities = normal * (self.config.speed / square.sqrt())[:, None, None]
         return torch.where(present[..., None], velocities, 0.0)
-
-    def _shuffled(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Random permutations of the indices of the colours, int64 [B, colours]."""
-        return torch.rand(batch, len(self._colours), generator=generator, device=self.device).argsort(-1)
 
     def _curtain(self, batch: int, generator: torch.Generator) -> Tensor:
         """Which columns of the frame are hidden, bool [B, W]."""

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from pyro_sqair.data.camera.frames import Image
 from pyro_sqair.data.camera.mot import Tracks
 from pyro_sqair.data.camera.video_config import Part, VideoConfig
-from pyro_sqair.data.pixels import from_uint8
-from pyro_sqair.data.sequences import Sequences
+from pyro_sqair.data.sequences import Sequences, from_uint8
 
 # An object is present in a crop if at least this share of its box is inside. About the same share of its pixels is
 # then visible: 35 px of a person on PETS 2009. With a half, blobs of 80 bright pixels would have no object.

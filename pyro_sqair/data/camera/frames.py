@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ with suppress(ImportError):  # optional; `convert_video` raises an error if it i
 Image = NDArray[Any]  # uint8, which OpenCV's type stubs do not state
 Mask = NDArray[np.bool_]
 Boxes = NDArray[np.float64]
+Subtractor = Callable[[Image], Mask]  # finds the foreground of a frame
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-_SAMPLES = 128  # maximum number of frames from which the median is computed
+_SAMPLES = 128  # maximum number of frames from which the median is computed; even
 _WARM_UP = 500  # frames from which MOG2 and KNN learn before they process the first; OpenCV's default history
 
 
@@ -47,16 +49,37 @@ def read_frames(path: Path) -> Iterator[Image]:
         yield frame
 
 
-def resized(image: Image, size: tuple[int, int]) -> Image:
-    """An image scaled to (width, height), averaged over areas."""
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+@dataclass(frozen=True)
+class Recording:
+    """The frames of a video, scaled to `size` (width, height); each iteration decodes them again."""
+
+    path: Path
+    size: tuple[int, int]
+
+    def __iter__(self) -> Iterator[Image]:
+        return (_resized(frame, self.size) for frame in read_frames(self.path))
 
 
-def extract_foreground(frames: Image, size: tuple[int, int], config: VideoConfig) -> Iterator[tuple[Image, Boxes]]:
+def sample_frames(frames: Iterable[Image]) -> tuple[Image, int]:
+    """Evenly spaced frames, at most 128, uint8 [n, H, W, 3], and the number of all frames."""
+    sample, step, length = [], 1, 0
+    for length, frame in enumerate(frames, 1):
+        if (length - 1) % step == 0:
+            if len(sample) == _SAMPLES:
+                sample, step = sample[::2], 2 * step
+            sample.append(frame)
+    return np.stack(sample), length
+
+
+def extract_foreground(
+    frames: Iterable[Image], sample: Image, size: tuple[int, int], config: VideoConfig
+) -> Iterator[tuple[Image, Boxes]]:
     """The foreground of each frame of a video: "invert colors and subtract backgrounds" (Kosiorek et al. 2018, App. E).
 
     Args:
-        frames: blue, green, red, uint8 [T, H, W, 3]. Twice the size of the pictures gives smooth edges.
+        frames: blue, green, red, uint8 [H, W, 3]; the adaptive models iterate over them twice. Twice the size of the
+            pictures gives smooth edges.
+        sample: some of them, uint8 [n, H, W, 3], for the median.
         size: (width, height) of the pictures.
         config: background model, thresholds and appearance.
 
@@ -66,46 +89,48 @@ def extract_foreground(frames: Image, size: tuple[int, int], config: VideoConfig
     """
     negative = (255 - np.rint(np.arange(256) * config.contrast)).astype(np.uint8)
     conversion = cv2.COLOR_BGR2RGB if config.colour else cv2.COLOR_BGR2GRAY
-    factor = np.array(size) / frames.shape[2:0:-1]  # (x, y), picture pixels per frame pixel
+    factor = np.array(size) / sample.shape[2:0:-1]  # (x, y), picture pixels per frame pixel
     scale = float(factor.prod() ** -0.5)
-    subtract = median_masks if config.background == "median" else online_masks
-    for frame, mask in zip(frames, subtract(frames, config, config.blur * scale), strict=True):
-        cleaned, boxes = clean_mask(mask, scale, config.min_area * scale**2)
+    blur = config.blur * scale
+    median = config.background == "median"
+    find = median_subtractor(sample, config, blur) if median else adaptive_subtractor(frames, config, blur)
+    for frame in frames:
+        cleaned, boxes = clean_mask(find(frame), scale, config.min_area * scale**2)
         picture = negative[cv2.cvtColor(frame, conversion)]
         picture[~cleaned] = 0
-        yield resized(picture, size).reshape(size[1], size[0], -1), boxes * np.tile(factor, 2)
+        yield _resized(picture, size).reshape(size[1], size[0], -1), boxes * np.tile(factor, 2)
 
 
-def median_masks(frames: Image, config: VideoConfig, blur: float) -> Iterator[Mask]:
-    """Foreground masks by comparison with the median of evenly spaced frames; the light must be constant.
+def median_subtractor(sample: Image, config: VideoConfig, blur: float) -> Subtractor:
+    """Compares frames with the median of a sample of them; the light must be constant.
 
     A pixel is foreground if the blurred difference of a channel exceeds `threshold + noise * (median absolute deviation
     of the pixel)`. Objects that stand still for less than half of the video are foreground.
     """
-    step = 2 ** max(0, math.ceil(math.log2(len(frames) / _SAMPLES)))
-    sample = frames[::step].copy()
     background, deviation = np.empty_like(sample[0]), np.empty(sample.shape[1:3])
     for row in range(len(background)):  # row by row, because np.median makes several copies
         background[row] = np.median(sample[:, row], axis=0).round()
         difference = np.abs(sample[:, row].astype(np.int16) - background[row])
         deviation[row] = np.median(difference, axis=0).max(-1)
     limit = (config.threshold + config.noise * deviation).astype(np.float32)
-    for frame in frames:
+
+    def subtract(frame: Image) -> Mask:
         blue, green, red = cv2.split(_blurred(cv2.absdiff(frame, background), blur))
-        yield cv2.max(cv2.max(blue, green), red) > limit  # np.max is slow over an axis of length 3
+        return cv2.max(cv2.max(blue, green), red) > limit  # np.max is slow over an axis of length 3
+
+    return subtract
 
 
-def online_masks(frames: Image, config: VideoConfig, blur: float) -> Iterator[Mask]:
-    """Foreground masks of OpenCV's MOG2 (Zivkovic 2004) or KNN (Zivkovic & van der Heijden 2006), without shadows.
+def adaptive_subtractor(frames: Iterable[Image], config: VideoConfig, blur: float) -> Subtractor:
+    """OpenCV's MOG2 (Zivkovic 2004) or KNN (Zivkovic & van der Heijden 2006), without shadows, for frames in order.
 
     The model adapts to changing light. Objects that stand still become background.
     """
     cv2.setRNGSeed(0)  # KNN replaces samples at random
     model = {"mog2": cv2.createBackgroundSubtractorMOG2, "knn": cv2.createBackgroundSubtractorKNN}[config.background]()
-    for frame in frames[:_WARM_UP]:
+    for frame in islice(frames, _WARM_UP):
         model.apply(_blurred(frame, blur))
-    for frame in frames:
-        yield model.apply(_blurred(frame, blur)) == 255  # shadows are 127
+    return lambda frame: model.apply(_blurred(frame, blur)) == 255  # shadows are 127
 
 
 def clean_mask(mask: Mask, scale: float, min_area: float) -> tuple[Mask, Boxes]:
@@ -123,6 +148,10 @@ def clean_mask(mask: Mask, scale: float, min_area: float) -> tuple[Mask, Boxes]:
     kept = statistics[:, cv2.CC_STAT_AREA] >= min_area
     kept[0] = False  # component 0 is the background
     return kept[components], statistics[kept, :4].astype(np.float64)
+
+
+def _resized(image: Image, size: tuple[int, int]) -> Image:
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)  # averaged over areas
 
 
 def _blurred(image: Image, deviation: float) -> Image:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pyro_sqair.data.sequences import require
+
 # Since MOT16 a line has 9 columns and the 8th is the class; in MOT15 it has 10, and columns 8 to 10 are a 3D position.
 _COLUMNS_WITH_CLASS = 9
 
@@ -58,14 +60,10 @@ def read_mot(path: str | os.PathLike[str]) -> Tracks:
         if not row or (len(row) == _COLUMNS_WITH_CLASS and row[6] == 0):
             continue
         key = int(row[0]) - 1, int(row[1])
-        if key in found:
-            raise ValueError(
-                f"expected one box for each object and frame, got frame {key[0] + 1}, id {key[1]} in lines "
-                f"{found[key][0]} and {number} of {path}"
-            )
-        found[key] = number, row
-    if not found:
-        raise ValueError(f"expected boxes in {path}, got none")
+        first, _ = found.setdefault(key, (number, row))
+        got = f"frame {row[0]:.0f}, id {row[1]:.0f} in lines {first} and {number} of {path}"
+        require(first == number, "one box for each object and frame", got)
+    require(found, f"boxes in {path}", "none")
     keys = sorted(found)
     rows = [found[key][1] for key in keys]
     labels = np.array([int(row[7]) if len(row) == _COLUMNS_WITH_CLASS else 0 for row in rows])
@@ -82,23 +80,21 @@ def scale_tracks(tracks: Tracks, num_frames: int, video_size: tuple[int, int], s
         ValueError: if the length or the aspect ratio is not that of the video, or a box is outside the image.
     """
     last = int(tracks.frames[-1]) + 1
-    if last > num_frames or tracks.length not in (None, num_frames):
-        raise ValueError(
-            f"expected ground truth for the {num_frames} frames of the video, got frames up to {last} and "
-            f"seqLength={tracks.length} in {tracks.path}"
-        )
+    expected = f"ground truth for the {num_frames} frames of the video"
+    got = f"frames up to {last} and seqLength={tracks.length} in {tracks.path}"
+    require(last <= num_frames and tracks.length in (None, num_frames), expected, got)
     width, height = tracks.size or video_size
-    if abs(math.log(width * video_size[1] / (height * video_size[0]))) > 0.02:  # sizes of videos are rounded
-        expected = f"the video's aspect ratio, {video_size[0]}x{video_size[1]}"
-        raise ValueError(f"expected ground truth on images of {expected}, got {width}x{height}: {tracks.path}")
+    similar = abs(math.log(width * video_size[1] / (height * video_size[0]))) <= 0.02  # sizes of videos are rounded
+    expected = f"ground truth on images of the video's aspect ratio, {video_size[0]}x{video_size[1]}"
+    require(similar, expected, f"{width}x{height}: {tracks.path}")
     low, high = tracks.boxes[:, :2], tracks.boxes[:, :2] + tracks.boxes[:, 2:]
     outside = np.flatnonzero(((low >= (width, height)) | (high <= 0)).any(-1))
     if len(outside):
-        frame, identity, box = (field[outside[0]] for field in tracks[:3])
+        frame, identity, box = (field[outside[0]].tolist() for field in tracks[:3])
         raise ValueError(
             f"expected every box to touch the image of {width}x{height} px, got {len(outside)} outside, the first in "
-            f"frame {frame + 1}, id {identity}: {box.tolist()} in {tracks.path}; for boxes on images of another size, "
-            "set ground_truth_size=(width, height) (--ground-truth-size WIDTH HEIGHT)"
+            f"frame {frame + 1}, id {identity}: {box} in {tracks.path}; for boxes on images of another size, set "
+            "ground_truth_size=(width, height) (--ground-truth-size WIDTH HEIGHT)"
         )
     factor = np.array([size[0] / width, size[1] / height] * 2)
     return tracks._replace(boxes=tracks.boxes * factor, size=size)

@@ -11,16 +11,17 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from pyro_sqair.data.camera.crops import MIN_VISIBLE, cut_crops, plan_crops, present_rows
-from pyro_sqair.data.camera.frames import Image, extract_foreground, read_frames, resized
+from pyro_sqair.data.camera.frames import Recording, extract_foreground, read_frames, sample_frames
 from pyro_sqair.data.camera.mot import Tracks, read_mot, scale_tracks
 from pyro_sqair.data.camera.video_config import VideoConfig
 from pyro_sqair.data.files.writer import SequenceWriter, check_free
+from pyro_sqair.data.sequences import require
 
 _BATCH = 64  # sequences written at a time
 
@@ -53,9 +54,9 @@ def convert_video(
 ) -> ConvertedVideo:
     """Converts a static camera's video to sequences of its moving objects, in crops, bright on black.
 
-    The video is decoded once. Unnamed temporary files in the output folder take up to 13 bytes per pixel of a scaled
-    frame (0.6 MB a frame of 240 x 180), 15 in colour. They are mapped into memory; what must stay in memory is a sample
-    of 128 frames, and the boxes.
+    The video is decoded twice: to estimate the background and to subtract it; its first 500 frames three times for MOG2
+    and KNN. An unnamed temporary file in the output folder takes one byte per pixel of a scaled frame, three in colour,
+    and is mapped into memory; what must stay in memory is a sample of 128 frames, and the boxes.
 
     Args:
         source_path: a video file, or a folder of images in the natural order of their names.
@@ -80,61 +81,42 @@ def convert_video(
     paths = [out] if validation is None else [out, validation]
     for path in paths:
         check_free(path, overwrite)
-        if path.resolve() in (source.resolve(), Path(ground_truth or source).resolve()):
-            raise ValueError(f"expected an output file other than the input files, got {path} for both")
-    decoded = read_frames(source)
-    first = next(decoded)
-    video_size = first.shape[1], first.shape[0]
+        different = path.resolve() not in (source.resolve(), Path(ground_truth or source).resolve())
+        require(different, "an output file other than the input files", f"{path} for both")
+    height, width, _ = next(read_frames(source)).shape
+    video_size = width, height
     size = config.scaled_size(video_size)
     tracks = None if ground_truth is None else read_mot(ground_truth)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     bar = {"disable": not progress, "dynamic_ncols": True}
-    stored_size = min(2 * size[0], video_size[0]), min(2 * size[1], video_size[1])
-    with TemporaryFile(dir=out.parent) as file:
-        for frame in tqdm(chain([first], decoded), "reading video", unit="frame", **bar):
-            file.write(resized(frame, stored_size).tobytes())
-        frames = _mapped(file, *stored_size, 3)
-    parts = config.parts(len(frames))
+    frames = Recording(source, (min(2 * size[0], width), min(2 * size[1], height)))
+    sample, length = sample_frames(tqdm(frames, "reading video", unit="frame", **bar))
+    parts = config.parts(length)
     if tracks is not None:
         tracks = tracks._replace(size=config.ground_truth_size or tracks.size)
-        tracks = scale_tracks(tracks, len(frames), video_size, size)
+        tracks = scale_tracks(tracks, length, video_size, size)
     found = []
     with TemporaryFile(dir=out.parent) as file:
-        foreground = extract_foreground(frames, size, config)
-        for picture, boxes in tqdm(foreground, "extracting foreground", len(frames), unit="frame", **bar):
+        foreground = extract_foreground(frames, sample, size, config)
+        for picture, boxes in tqdm(foreground, "extracting foreground", length, unit="frame", **bar):
             file.write(picture.tobytes())
             found.append(boxes)
-        pictures = _mapped(file, *size, 3 if config.colour else 1)
+        file.flush()
+        pictures = np.asarray(np.memmap(file, np.uint8, "r")).reshape(length, size[1], size[0], -1)
 
-    owner = np.repeat(np.arange(len(frames)), [len(boxes) for boxes in found])
+    owner = np.repeat(np.arange(length), [len(boxes) for boxes in found])
     unknown = np.full_like(owner, -1)
     objects = tracks or Tracks(owner, unknown, np.concatenate(found), unknown, source)
     plans = [plan_crops(objects, part, size, config, [config.seed, number]) for number, part in enumerate(parts)]
     shown = [tracks.ids[present_rows(tracks, crop, config)] for crop in chain(*plans)] if tracks else []
     max_objects = max([1, *(len(np.unique(ids)) for ids in shown)])
-    parameters = asdict(config) | {"source": source.name, "video_frames": len(frames), "video_size": video_size}
+    parameters = asdict(config) | {"source": source.name, "video_frames": length, "video_size": video_size}
     parameters |= {"frame_size": size, "ground_truth": tracks and tracks.path.name, "min_visible": MIN_VISIBLE}
     with ExitStack() as stack:  # both files appear when it ends
         for path, part, plan in zip(paths, parts, plans, strict=True):
-            writer = SequenceWriter(
-                path,
-                num_frames=config.num_frames,
-                image_size=(config.crop, config.crop),
-                channels=pictures.shape[-1],
-                max_objects=max_objects,
-                generator="video",
-                seed=config.seed,
-                parameters=parameters | {"part": part.name},
-                overwrite=overwrite,
-            )
-            stack.enter_context(writer)
+            origin = {"generator": "video", "seed": config.seed, "parameters": parameters | {"part": part.name}}
+            writer = stack.enter_context(SequenceWriter(path, **origin, overwrite=overwrite))
             for begin in tqdm(range(0, len(plan), _BATCH), f"writing {part.name}", unit="batch", **bar):
                 writer.append(cut_crops(pictures, plan[begin : begin + _BATCH], tracks, max_objects, config))
-    return ConvertedVideo(out, validation, tuple(map(len, plans)), len(frames), size)
-
-
-def _mapped(file: IO[bytes], width: int, height: int, channels: int) -> Image:
-    """The images written to a file, mapped into memory: uint8 [T, H, W, C]."""
-    file.flush()
-    return np.asarray(np.memmap(file, np.uint8, "r")).reshape(-1, height, width, channels)
+    return ConvertedVideo(out, validation, tuple(map(len, plans)), length, size)

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from pyro_sqair.data.sequences import require
+
 
 class Part(NamedTuple):
     """Consecutive frames of a video, and the number of sequences to cut from them."""
@@ -70,27 +72,21 @@ class VideoConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frame_step", "stride", "sequences", "crop"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"expected {name} of at least 1, got {getattr(self, name)}")
+            require(getattr(self, name) >= 1, f"{name} of at least 1", getattr(self, name))
         for name in ("threshold", "noise", "blur", "min_area", "seed"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"expected a finite {name} of at least 0, got {getattr(self, name)}")
-        if not 0.0 <= self.validation_fraction < 1.0:
-            raise ValueError(f"expected 0 <= validation_fraction < 1, got {self.validation_fraction}")
-        if not 0.0 <= self.contrast <= 1.0:
-            raise ValueError(f"expected 0 <= contrast <= 1, got {self.contrast}")
-        if self.min_objects < 0 or (self.max_objects is not None and self.max_objects < max(1, self.min_objects)):
-            raise ValueError(
-                "expected 0 <= min_objects <= max_objects and max_objects of at least 1 or None, "
-                f"got {self.min_objects} and {self.max_objects}"
-            )
+            value = getattr(self, name)
+            require(0.0 <= value < math.inf, f"a finite {name} of at least 0", value)
+        fraction, low, high = self.validation_fraction, self.min_objects, self.max_objects
+        require(0.0 <= fraction < 1.0, "0 <= validation_fraction < 1", fraction)
+        require(0.0 <= self.contrast <= 1.0, "0 <= contrast <= 1", self.contrast)
+        expected = "0 <= min_objects <= max_objects and max_objects of at least 1 or None"
+        require(low >= 0 and (high is None or high >= max(1, low)), expected, f"{low} and {high}")
         for name in ("size", "ground_truth_size"):
             size = getattr(self, name)
-            if size is not None and (len(size) != 2 or min(size) < 1):
-                raise ValueError(f"expected {name} as (width, height) of at least 1 each, got {size}")
+            valid = size is None or (len(size) == 2 and min(size) >= 1)
+            require(valid, f"{name} as (width, height) of at least 1 each", size)
         for name, choices in (("crops", ("random", "tracked")), ("background", ("median", "mog2", "knn"))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"expected {name} to be one of {choices}, got {getattr(self, name)!r}")
+            require(getattr(self, name) in choices, f"{name} to be one of {choices}", repr(getattr(self, name)))
 
     @property
     def span(self) -> int:
@@ -107,9 +103,8 @@ class VideoConfig:
         if self.keep_aspect:
             scale = min(1.0, max(to / of for to, of in zip(self.size, video_size, strict=True)))
             size = (round(video_size[0] * scale), round(video_size[1] * scale))
-        if self.crop > min(size):
-            scaled = f"frames of {video_size[0]}x{video_size[1]} scaled to {size[0]}x{size[1]}"
-            raise ValueError(f"expected a crop of at most {min(size)} px, for {scaled}, got {self.crop} px")
+        scaled = f"frames of {video_size[0]}x{video_size[1]} scaled to {size[0]}x{size[1]}"
+        require(self.crop <= min(size), f"a crop of at most {min(size)} px, for {scaled}", f"{self.crop} px")
         return size
 
     def parts(self, num_frames: int) -> list[Part]:
@@ -124,10 +119,8 @@ class VideoConfig:
         validation = Part("validation", range(num_frames - held_out, num_frames), sequences)
         parts = [train, validation] if self.validation_fraction > 0 else [train._replace(sequences=self.sequences)]
         for part in parts:
-            if len(part.frames) < self.span:
-                raise ValueError(
-                    f"expected at least {self.span} frames in the {part.name} part, got {len(part.frames)} of "
-                    f"{num_frames} (num_frames={self.num_frames}, frame_step={self.frame_step}, "
-                    f"validation_fraction={self.validation_fraction})"
-                )
+            names = "num_frames", "frame_step", "validation_fraction"
+            settings = ", ".join(f"{name}={getattr(self, name)}" for name in names)
+            expected, got = f"at least {self.span} frames in the {part.name} part", len(part.frames)
+            require(got >= self.span, expected, f"{got} of {num_frames} ({settings})")
         return parts

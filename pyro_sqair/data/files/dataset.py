@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_sqair.data.files.format import Layout, open_hdf5, read_layout, require
-from pyro_sqair.data.pixels import from_uint8
-from pyro_sqair.data.sequences import Sequences
+from pyro_sqair.data.files.format import Layout, open_hdf5, read_layout
+from pyro_sqair.data.sequences import Sequences, check_draw, from_uint8, require
 
 
 class StoredSequences(ABC):
@@ -51,10 +50,8 @@ class StoredSequences(ABC):
             ValueError: if `batch` or `length` is below 1, `length` exceeds T, or the generator is on another device.
         """
         total, num_frames = self.layout[:2]
-        require(batch >= 1 and length >= 1, "batch and length of at least 1", f"{batch} and {length}")
+        check_draw(self, batch, length, generator)
         require(length <= num_frames, f"a length of at most {num_frames}, the frames in a sequence", length)
-        place = generator.device
-        require(place.type == self.device.type, f"a generator on {self.device}", f"one on {place}")
         rounds = [torch.randperm(total, generator=generator, device=self.device) for _ in range(-(-batch // total))]
         starts = torch.randint(num_frames - length + 1, (batch,), generator=generator, device=self.device)
         return self._load(torch.cat(rounds)[:batch], starts, length)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 
+from pyro_sqair.data.sequences import require
+
 FORMAT = "pyro_sqair.sequences"
 VERSION = 1
 
@@ -136,9 +138,3 @@ def read_layout(file: h5py.File, path: Path) -> Layout:
         valid = dtype == field.dtype or (field.dtype, dtype) == ("bool", "uint8")  # how many programs store bools
         require(valid, f"{name} of type {field.dtype} in {path}", dtype)
     return layout
-
-
-def require(condition: object, expected: str, got: object) -> None:
-    """Raises a ValueError "expected ..., got ..." unless the condition holds."""
-    if not condition:
-        raise ValueError(f"expected {expected}, got {got}")

@@ -15,10 +15,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from pyro_sqair.data.files.dataset import SequenceDataset, StoredSequences, gather
-from pyro_sqair.data.files.format import Layout, open_hdf5, require
+from pyro_sqair.data.files.format import Layout, open_hdf5
 from pyro_sqair.data.files.writer import SequenceWriter
-from pyro_sqair.data.pixels import quantise
-from pyro_sqair.data.sequences import Sequences
+from pyro_sqair.data.sequences import Sequences, place_objects, quantise, require
 
 RNEM_SPLITS = ("training", "validation", "test")
 # The number of axes of each dataset, time first; axes of length 1 may follow.
@@ -74,19 +73,13 @@ class RNEMDataset(StoredSequences):
         # Size and presence of a ball must not depend on the window, so they are taken from all frames.
         groups = self._stored("groups", index, 0 * starts, self.layout.num_frames)
         diameters = _measure(groups, self.layout.max_objects)[2]
-        present = (diameters > 0).expand(length, -1, -1)
         positions = self._stored("positions", index, starts, length)
         centres = F.pad(positions, (0, 1), value=1.0) @ self._to_pixels - torch.tensor(self._corner)
-        size = diameters[..., None].expand(length, -1, -1, 2)
-        return Sequences(
-            frames=quantise(features.movedim(-1, 2)[self._crop]),
-            count=present.sum(-1),
-            present=present.clone(),
-            boxes=torch.where(present[..., None], torch.cat([centres - size / 2, size], -1), 0.0),
-            ids=torch.where(present, torch.arange(self.layout.max_objects), -1),
-            labels=torch.where(present[0], 0, -1),
-            collisions=(self._stored("collisions", index, starts, length)[self._crop] > 0).contiguous(),
-        ).to(self.device)
+        size = diameters[..., None].expand_as(centres)
+        frames, boxes = quantise(features.movedim(-1, 2)[self._crop]), torch.cat([centres - size / 2, size], -1)
+        collisions = (self._stored("collisions", index, starts, length)[self._crop] > 0).contiguous()
+        labels = torch.zeros_like(diameters, dtype=torch.int64)
+        return place_objects(frames, diameters > 0, boxes, labels, collisions).to(self.device)
 
     def _stored(self, name: str, index: Tensor, starts: Tensor, length: int) -> Tensor:
         """Windows of a dataset of the file, float32 [length, B, ...]."""
@@ -138,9 +131,9 @@ def convert_rnem(
     """
     require(Path(out).resolve() != Path(path).resolve(), "different files to read and to write", f"{out} for both")
     dataset = RNEMDataset(path, split, crop)
-    layout = dataset.layout._asdict()
-    starts = range(0, layout.pop("sequences"), _CHUNK)
-    with SequenceWriter(out, overwrite=overwrite, **layout) as writer:
+    origin = {name: getattr(dataset.layout, name) for name in ("generator", "seed", "parameters")}
+    starts = range(0, len(dataset), _CHUNK)
+    with SequenceWriter(out, **origin, overwrite=overwrite) as writer:
         for start in tqdm(starts, disable=not progress, desc=writer.path.name):
             writer.append(dataset.read(slice(start, start + _CHUNK)))
 

@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pyro_sqair.data.atomic import atomic_path
-from pyro_sqair.data.files.format import FORMAT, VERSION, Layout, require
-from pyro_sqair.data.pixels import to_uint8
-from pyro_sqair.data.sequences import Sequences, Source, draw_chunks
+from pyro_sqair.data.files.format import FORMAT, VERSION, Layout
+from pyro_sqair.data.sequences import Sequences, Source, draw_chunks, require, to_uint8
 
 _SMALL_CHUNK = 16  # sequences in a chunk of the small datasets: few, so that reading one decompresses little
 _COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": False}  # docs/data.md has the reason
@@ -32,41 +31,34 @@ _COMPRESSION = {"compression": "gzip", "compression_opts": 1, "shuffle": False} 
 class SequenceWriter:
     """Writes sequences to a file, batch by batch; the file appears when the block ends without an error.
 
-        with SequenceWriter("balls.h5", num_frames=20, image_size=(64, 64), max_objects=4) as writer:
+        with SequenceWriter("balls.h5") as writer:
             writer.append(sequences)
+
+    The first batch determines the number of frames, the size of the images, the number of channels and objects, and
+    whether the file has `collisions`.
 
     After an error, Ctrl-C or a full disk in the block, `path` is what it was before. A killed process can leave a
     hidden temporary file in the same folder, which readers refuse as incomplete.
 
     Args:
         path: the file to write.
-        num_frames: T, frames in every sequence.
-        image_size: height and width, pixels.
-        channels: C.
-        max_objects: M, the most objects in a sequence.
         generator: name of the program that makes the sequences.
         seed: seed of the random draws; None if there are none.
         parameters: settings of the generator; must be JSON-serialisable.
-        collisions: whether to store `collisions`, which the sequences must then have.
         overwrite: whether an existing file may be replaced.
 
     Raises:
         FileExistsError: if `path` exists and `overwrite` is False.
-        ValueError: if a size is below 1, the parameters are not JSON-serialisable, or the seed does not fit in 64 bits.
+        ValueError: if the parameters are not JSON-serialisable, or the seed does not fit in 64 bits.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         *,
-        num_frames: int,
-        image_size: tuple[int, int],
-        channels: int = 1,
-        max_objects: int,
         generator: str = "unknown",
         seed: int | None = None,
         parameters: Mapping[str, Any] | None = None,
-        collisions: bool = False,
         overwrite: bool = False,
     ) -> None:
         self.path = Path(path)
@@ -77,16 +69,15 @@ class SequenceWriter:
         except (TypeError, ValueError) as error:
             raise ValueError(f"expected JSON-serialisable parameters, got {parameters!r}") from error
         require(seed is None or -(2**63) <= seed < 2**63, "a seed that fits in a signed 64-bit integer", seed)
-        sizes = num_frames, *image_size, channels, max_objects
-        require(min(sizes) >= 1, "num_frames, height, width, channels and max_objects of at least 1", sizes)
-        self._layout = Layout(0, num_frames, image_size, channels, max_objects, collisions, generator, seed, settings)
+        self._origin = generator, seed, settings
+        self._layout: Layout | None = None
         self._context = self._opened()
         self._file: h5py.File | None = None
         self._disk: _DeferredFile | None = None
 
     def __len__(self) -> int:
         """Sequences written so far."""
-        return self._layout.sequences
+        return self._layout.sequences if self._layout else 0
 
     def __enter__(self) -> SequenceWriter:
         self._context.__enter__()
@@ -100,43 +91,46 @@ class SequenceWriter:
 
         Args:
             sequences: frames [T, B, C, H, W] with values k/255 (`pyro_sqair.data.quantise`), on any device; T and all
-                other sizes as in the file.
+                sizes but B as in the first batch.
 
         Raises:
-            ValueError: if a shape or type differs from the file's, `collisions` are missing, a pixel is not k/255, or
-                `count` is neither the number of present objects nor -1, not annotated. Nothing is written then.
+            ValueError: if a shape or type differs from the file's, a size is 0, `collisions` are missing, a pixel is
+                not k/255, or `count` is neither the number of present objects nor -1. Nothing is written then.
             OSError: if the disk is full.
             RuntimeError: outside the `with` block.
         """
-        if self._file is None or self._disk is None:
+        if self._disk is None:
             raise RuntimeError("expected append inside the block `with SequenceWriter(...) as writer:`, got it outside")
-        batch = _stored(sequences, self._layout)
+        layout = self._layout or _layout(sequences, self._origin)
+        batch = _stored(sequences, layout)
         before = len(self)
         after = before + len(batch["labels"])
         with _delayed_interrupt():
+            self._file = file = self._file or _created(self._disk, layout)
             for name, values in batch.items():
-                self._file[name].resize(after, axis=0)
-                self._file[name][before:after] = values.numpy()
+                file[name].resize(after, axis=0)
+                file[name][before:after] = values.numpy()
         self._disk.check()
-        self._layout = self._layout._replace(sequences=after)
+        self._layout = layout._replace(sequences=after)
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        with atomic_path(self.path) as temporary, _DeferredFile(temporary, self.path) as self._disk:
+        with atomic_path(self.path) as temporary, ExitStack() as stack:
+            with _delayed_interrupt():
+                self._disk = disk = stack.enter_context(_DeferredFile(temporary, self.path))
             try:
-                with _delayed_interrupt():
-                    self._file = _created(self._disk, self._layout)
                 yield
-                require(len(self), f"at least one sequence for {self.path}", "none")
+                if self._file is None:
+                    raise ValueError(f"expected at least one sequence for {self.path}, got none")
                 with _delayed_interrupt():
                     self._file.flush()
                     self._file.attrs["complete"] = True  # last, so that no unfinished file has it
             finally:
                 with _delayed_interrupt():
-                    file, self._file = self._file, None
+                    file, self._file, self._disk = self._file, None, None
                     if file is not None:
                         file.close()
-            self._disk.check()
+            disk.check()
             check_free(self.path, self._overwrite)
 
 
@@ -177,31 +171,24 @@ def write_sequences(
         ValueError: if `n` or `length` is below 1, or the parameters are not JSON-serialisable.
         OSError: if the disk is full.
     """
-    check_free(Path(path), overwrite)
-    chunks = draw_chunks(source, n, length, seed)
-    batch = next(chunks)
+    origin = {"generator": generator, "seed": seed, "parameters": parameters}
     with (
-        SequenceWriter(
-            path,
-            num_frames=length,
-            image_size=(batch.frames.shape[3], batch.frames.shape[4]),
-            channels=batch.frames.shape[2],
-            max_objects=batch.labels.shape[1],
-            generator=generator,
-            seed=seed,
-            parameters=parameters,
-            collisions=batch.collisions is not None,
-            overwrite=overwrite,
-        ) as writer,
+        SequenceWriter(path, **origin, overwrite=overwrite) as writer,
         tqdm(total=n, unit="sequence", disable=not progress, dynamic_ncols=True, desc=writer.path.name) as bar,
     ):
-        while True:
+        for batch in draw_chunks(source, n, length, seed):
             writer.append(batch)
             bar.update(batch.labels.shape[0])
             del batch  # before the next one is drawn, so that memory holds one at a time
-            if len(writer) == n:
-                break
-            batch = next(chunks)
+
+
+def _layout(sequences: Sequences, origin: tuple[str, int | None, dict[str, Any]]) -> Layout:
+    """The sizes of a batch, for a file without sequences yet."""
+    frames, labels = sequences.frames.shape, sequences.labels.shape
+    valid = len(frames) == 5 and len(labels) == 2 and 0 not in (*frames, *labels)
+    require(valid, "frames [T, B, C, H, W] and labels [B, M], none empty", f"{list(frames)} and {list(labels)}")
+    num_frames, _, channels, height, width = frames
+    return Layout(0, num_frames, (height, width), channels, labels[1], sequences.collisions is not None, *origin)
 
 
 def _created(disk: _DeferredFile, layout: Layout) -> h5py.File:

@@ -11,15 +11,12 @@ import torch
 from pyro_sqair.data import (
     BallsConfig,
     BouncingBalls,
-    SequenceDataset,
     coloured_balls,
     curtained_balls,
     four_balls,
-    held_out,
     six_to_eight_balls,
-    to_uint8,
-    write_sequences,
 )
+from pyro_sqair.data.sequences import to_uint8
 
 VARIED = BallsConfig(min_balls=0, max_balls=5, speed=6.0, colours=((0.2, 0.9, 0.5), (1.0, 0.0, 0.3)), curtain_width=9)
 CONFIGS = pytest.mark.parametrize(
@@ -182,7 +179,7 @@ def test_a_curtain_hides_the_balls_but_does_not_change_the_ground_truth(brightne
 
 @CONFIGS
 def test_same_seed_same_sequences_and_fewer_frames_are_the_beginning_of_more(config, device, assert_same):
-    source = BouncingBalls(config, device)
+    source, before = BouncingBalls(config, device), torch.get_rng_state()
     first, again, other = (source.sample(5, 7, seeded(seed, device)) for seed in (1, 1, 2))
     assert_same(first, again)
     assert not torch.equal(first.frames, other.frames)
@@ -190,19 +187,6 @@ def test_same_seed_same_sequences_and_fewer_frames_are_the_beginning_of_more(con
     generator = seeded(1, device)
     assert torch.equal(source.sample(5, 7, generator).frames, first.frames)
     assert not torch.equal(source.sample(5, 7, generator).frames, first.frames)
-
-
-@CONFIGS
-def test_a_file_holds_exactly_what_is_drawn_on_the_fly(config, tmp_path, assert_same):
-    source, path = BouncingBalls(config), tmp_path / "balls.h5"
-    parameters = dataclasses.asdict(config)
-    write_sequences(path, source, 12, 5, 3, generator="bouncing-balls", parameters=parameters, progress=False)
-    assert_same(SequenceDataset(path).read(), held_out(source, 12, 5, 3))
-
-
-def test_the_global_generator_is_not_used():
-    before = torch.get_rng_state()
-    sample(six_to_eight_balls())
     assert torch.equal(before, torch.get_rng_state())
 
 
@@ -217,22 +201,11 @@ def test_a_sequence_may_have_no_ball_and_balls_may_stand_still():
     assert torch.equal(still.frames, still.frames[:1].expand_as(still.frames)) and not still.collisions.any()
 
 
-def test_empty_batches_and_generators_on_another_device_are_refused():
-    source = BouncingBalls(four_balls())
-    for batch, length in ((0, 3), (3, 0), (-2, 3)):
-        with pytest.raises(ValueError, match=f"of at least 1, got {batch} and {length}"):
-            source.sample(batch, length, seeded(0))
-    source.device = torch.device("meta")
-    with pytest.raises(ValueError, match="expected a generator on meta, got one on cpu"):
-        source.sample(1, 1, seeded(0))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"box": 0}, "box >= 1 .* got 0 and 50"),
         ({"crop": 65}, "crop None or from 1 to box, got 64 and 65"),
-        ({"crop": 0}, "got 64 and 0"),
         ({"min_balls": 5}, "min_balls <= max_balls .* got 5 and 4"),
         ({"min_balls": -1}, "0 <= min_balls .* got -1 and 4"),
         ({"min_balls": 0, "max_balls": 0}, "max_balls >= 1, got 0 and 0"),
@@ -240,19 +213,14 @@ def test_empty_batches_and_generators_on_another_device_are_refused():
         ({"radii": (), "masses": ()}, "a radius and a mass for each kind"),
         ({"radii": (5.0, 32.0)}, "positive radii below half the box of 64 px, got .* 32.0"),
         ({"radii": (5.0, 0.0)}, "positive radii"),
-        ({"radii": (5.0, math.nan)}, "positive radii"),
         ({"max_balls": 132}, "fit into the box of 64 px, got max_balls=132 of radius up to 3.0"),
         ({"masses": (1.0, 0.0)}, r"positive masses, got \(1.0, 0.0\)"),
-        ({"masses": (1.0, -6.0)}, "positive masses"),
         ({"masses": (1.0, math.inf)}, "finite, positive masses"),
         ({"speed": -1.0}, "finite speed of at least 0, got -1.0"),
-        ({"speed": math.nan}, "finite speed"),
         ({"colours": ()}, "1 channel or all have 3"),
-        ({"colours": ((1.0,), (1.0, 0.0, 0.0))}, "1 channel or all have 3"),
         ({"colours": ((1.0, 0.5),)}, "1 channel or all have 3"),
         ({"colours": ((255.0,),)}, r"colours within \[0, 1\], got \(\(255.0,\),\)"),
         ({"curtain_width": 51}, "curtain_width from 0 to 50, the frame, got 51"),
-        ({"curtain_width": -1}, "curtain_width from 0"),
         ({"curtain_brightness": 1.5}, r"curtain_brightness within \[0, 1\], got 1.5"),
     ],
 )

@@ -48,16 +48,9 @@ def test_equal_masses_head_on_swap_velocities(device):
     assert motion.colliding.tolist() == [[frame == 4] * 2 for frame in range(6)]
 
 
-@pytest.mark.parametrize(("m1", "m2"), [(1.0, 6.0), (6.0, 1.0), (1.0, 1e6), (2.5, 2.5)])
-def test_unequal_masses_head_on(m1, m2):
-    u1, u2 = 3.0, -0.5
-    motion = run([[10, 20], [30, 20]], [[u1, 0], [u2, 0]], [4, 6], [m1, m2], 5)
-    expected = [((m1 - m2) * u1 + 2 * m2 * u2) / (m1 + m2), ((m2 - m1) * u2 + 2 * m1 * u1) / (m1 + m2)]
-    torch.testing.assert_close(motion.velocities[4, :, 0], float64(expected), **EXACT)
-
-
 @pytest.mark.parametrize(
-    ("m1", "m2", "sine"), [*((2, 2, sine) for sine in (-0.95, -0.5, 0.0, 0.3, 0.8, 0.999, 1 - 1e-8)), (1.5, 4, 0.6)]
+    ("m1", "m2", "sine"),
+    [*((2, 2, sine) for sine in (-0.95, 0.0, 0.3, 0.999, 1 - 1e-8)), (1.5, 4, 0.6), (6, 1, 0.0), (1, 1e6, 0.0)],
 )
 def test_oblique_collisions_with_a_disc_at_rest(m1, m2, sine):
     """`sine` is the impact parameter over the sum of radii: the struck disc leaves along the line of centres."""

@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 
 from pyro_sqair.data import VideoConfig
 from pyro_sqair.data.camera import frames as module
-from pyro_sqair.data.camera.frames import clean_mask, extract_foreground, median_masks, online_masks, read_frames
+from pyro_sqair.data.camera.frames import (
+    adaptive_subtractor,
+    clean_mask,
+    extract_foreground,
+    median_subtractor,
+    read_frames,
+    sample_frames,
+)
 
 cv2 = pytest.importorskip("cv2")
 
@@ -121,33 +128,40 @@ def test_the_background_is_the_median_of_at_most_128_evenly_spaced_frames(length
     sample = frames[::step].astype(float)
     median = np.median(sample, 0).round()
     deviation = np.median(np.abs(sample - median), 0).max(-1)
-    for mask, frame in zip(median_masks(frames, replace(EXACT, noise=0.7), 0.0), frames, strict=True):
-        np.testing.assert_array_equal(mask, np.abs(frame - median).max(-1) > (30.0 + 0.7 * deviation).astype("f4"))
+    found, number = sample_frames(iter(frames))
+    assert number == length
+    np.testing.assert_array_equal(found, sample)
+    subtract = median_subtractor(found, replace(EXACT, noise=0.7), 0.0)
+    for frame in frames:
+        np.testing.assert_array_equal(
+            subtract(frame), np.abs(frame - median).max(-1) > (30.0 + 0.7 * deviation).astype("f4")
+        )
 
 
 @pytest.mark.parametrize("level", [0, 255])
 def test_dark_and_bright_objects_are_found_exactly(level: int) -> None:
     frames, _, square = film(level=level)
-    np.testing.assert_array_equal(np.stack(list(median_masks(frames, replace(EXACT, threshold=50.0), 0.0))), square)
+    subtract = median_subtractor(frames, replace(EXACT, threshold=50.0), 0.0)
+    np.testing.assert_array_equal(np.stack([subtract(frame) for frame in frames]), square)
 
 
 def test_the_threshold_applies_to_each_channel_and_is_itself_background() -> None:
     frames = np.full((6, 1, 7, 3), 100, np.uint8)
     for channel in range(3):
         frames[0, 0, channel, channel], frames[0, 0, 3 + channel, channel] = 131, 130
-    assert next(median_masks(frames, EXACT, 0.0)).tolist() == [[True] * 3 + [False] * 4]
+    assert median_subtractor(frames, EXACT, 0.0)(frames[0]).tolist() == [[True] * 3 + [False] * 4]
 
 
 def test_blur_removes_single_pixels() -> None:
     frames = np.full((3, 9, 9, 3), 100, np.uint8)
     frames[0, 4, 4] = 200
-    assert next(median_masks(frames, EXACT, 0.0)).sum() == 1
-    assert not next(median_masks(frames, EXACT, 1.0)).any()  # 100 / (2 pi) = 16 < 30
+    assert median_subtractor(frames, EXACT, 0.0)(frames[0]).sum() == 1
+    assert not median_subtractor(frames, EXACT, 1.0)(frames[0]).any()  # 100 / (2 pi) = 16 < 30
 
 
 @pytest.mark.parametrize("kind", ["mog2", "knn"])
 @pytest.mark.parametrize("level", [0, 250])
-def test_online_models_find_moving_objects_without_shadows(
+def test_adaptive_models_find_moving_objects_without_shadows(
     kind: Any, level: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_WARM_UP", 64)
@@ -155,7 +169,8 @@ def test_online_models_find_moving_objects_without_shadows(
     frames, scene, square = film(80, level, noise=2.0)
     frames[:64] = (scene + rng.normal(0.0, 2.0, (64, *scene.shape)).round()).astype(np.uint8)
     frames[64:, 50:60] = scene[50:60] * 0.7
-    masks = np.stack([*online_masks(frames, replace(EXACT, background=kind), 0.0)])[64:]
+    subtract = adaptive_subtractor(frames, replace(EXACT, background=kind), 0.0)
+    masks = np.stack([subtract(frame) for frame in frames])[64:]
     assert (masks & square[64:]).sum((1, 2)).min() > 0.95 * SIDE**2
     assert (masks & ~square[64:]).mean((1, 2)).max() < 0.01
 
@@ -192,10 +207,10 @@ def test_pictures_are_negative_on_black_in_grey_or_rgb(contrast: float, expected
         frames[0, 5:15, patch] = level
     frames[0, 5:15, 60:68] = (10, 60, 200)  # blue, green, red
     config = VideoConfig(contrast=contrast, blur=0.0)
-    grey, boxes = next(extract_foreground(frames, (70, 20), config))
+    grey, boxes = next(extract_foreground(frames, frames, (70, 20), config))
     assert grey.dtype == np.uint8 and grey.shape == (20, 70, 1)
     assert boxes.tolist() == [[left, 5.0, 8.0, 10.0] for left in (0.0, 20.0, 40.0, 60.0)]
-    colour, _ = next(extract_foreground(frames, (70, 20), replace(config, colour=True)))
+    colour, _ = next(extract_foreground(frames, frames, (70, 20), replace(config, colour=True)))
     expected_picture = np.zeros((20, 70, 3), np.uint8)
     for patch, level in zip(patches, expected, strict=True):
         expected_picture[5:15, patch] = level
@@ -210,7 +225,7 @@ def test_pictures_and_boxes_are_scaled(wide: int, high: int, colour: bool) -> No
     frames = np.full((3, 30 * high, 40 * wide, 3), 155, np.uint8)
     frames[0, 8 * high : 20 * high, 10 * wide : 18 * wide] = 55
     config = replace(EXACT, blur=0.0, colour=colour)
-    picture, boxes = next(extract_foreground(frames, (40, 30), config))
+    picture, boxes = next(extract_foreground(frames, frames, (40, 30), config))
     assert boxes.tolist() == [[10.0, 8.0, 8.0, 12.0]]
     assert picture.shape == (30, 40, 3 if colour else 1)
     # 255 - 0.5 * 55 is 227 or 228; opening at twice the size removes a quarter of the pixels in the corners.
@@ -225,4 +240,4 @@ def test_min_area_is_in_pixels_of_the_picture() -> None:
     frames[0, 10:18, 10:18] = 255  # 4 x 4 in the picture, less four corners of a quarter of a pixel: 15
     for min_area, number in ((14.9, 1), (15.1, 0)):
         config = replace(EXACT, blur=0.0, min_area=min_area)
-        assert len(next(extract_foreground(frames, (40, 30), config))[1]) == number
+        assert len(next(extract_foreground(frames, frames, (40, 30), config))[1]) == number

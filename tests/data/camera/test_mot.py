@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pyro_sqair.data import read_mot
-from pyro_sqair.data.camera.mot import scale_tracks
+from pyro_sqair.data.camera.mot import read_mot, scale_tracks
 
 GOOD = "1,4,10,20,30,40,1,-1,-1,-1\n"
 

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_sqair.data import ConvertedVideo, SequenceDataset, Sequences, VideoConfig, convert_video
+from pyro_sqair.data import SequenceDataset, Sequences, VideoConfig, convert_video
+from pyro_sqair.data.camera import frames as frames_module
 from pyro_sqair.data.camera import video as module
+from pyro_sqair.data.camera.video import ConvertedVideo
 
 cv2 = pytest.importorskip("cv2")
 
@@ -244,8 +246,10 @@ def test_an_interrupt_changes_no_file(recording: Path, tmp_path: Path, monkeypat
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a-val.h5": "old"}
 
 
-def test_memory_is_bounded_with_one_decoding(recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, decoded = module.read_frames, 0
+def test_memory_and_disk_are_bounded_with_two_decodings(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decode, decoded, used = frames_module.read_frames, 0, 0
 
     def long_video(path: Path) -> Any:
         nonlocal decoded
@@ -254,12 +258,20 @@ def test_memory_is_bounded_with_one_decoding(recording: Path, tmp_path: Path, mo
                 decoded += 1
                 yield frame
 
-    monkeypatch.setattr(module, "read_frames", long_video)
+    def measured(*arguments: Any) -> Any:
+        nonlocal used
+        used = max(used, arguments[0].nbytes)
+        return cut(*arguments)
+
+    cut = module.cut_crops
+    monkeypatch.setattr(frames_module, "read_frames", long_video)
+    monkeypatch.setattr(module, "cut_crops", measured)
     tracemalloc.start()
     convert(recording, tmp_path)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert decoded == 40 * LENGTH
+    assert decoded == 2 * 40 * LENGTH
+    assert used == 40 * LENGTH * WIDTH * HEIGHT  # one byte per pixel
     assert peak < 0.5 * 40 * LENGTH * WIDTH * HEIGHT * 3  # half of the frames
 
 

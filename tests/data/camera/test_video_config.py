@@ -9,12 +9,6 @@ import pytest
 from pyro_sqair.data import VideoConfig
 
 
-def test_the_defaults_are_those_of_the_paper() -> None:
-    config = VideoConfig()
-    assert (config.num_frames, config.sequences, config.size, config.crop) == (5, 3500, (240, 175), 64)
-    assert (config.max_objects, config.crops, config.colour) == (3, "random", False)
-
-
 @pytest.mark.parametrize(
     ("video", "keep_aspect", "expected"),
     [

@@ -20,7 +20,7 @@ from pyro_sqair.data import Sequences, SequenceWriter
 def write(path, pause):
     generator = torch.Generator().manual_seed(0)
     none = torch.zeros(4, 50, 1)
-    with SequenceWriter(path, num_frames=4, image_size=(30, 30), max_objects=1) as writer:
+    with SequenceWriter(path) as writer:
         for i in range(100_000):
             pixels = torch.randint(256, (4, 50, 1, 30, 30), generator=generator)
             writer.append(Sequences(pixels.float() * (1 / 255), none[..., 0].long(), none.bool(),
@@ -77,7 +77,7 @@ def test_ctrl_c_at_any_moment_leaves_nothing(tmp_path, make_sequences):
         timer = threading.Timer(0.003 * attempt, signal.raise_signal, [signal.SIGINT])
         with pytest.raises(KeyboardInterrupt):
             timer.start()
-            with SequenceWriter(tmp_path / "a.h5", num_frames=4, image_size=(30, 30), max_objects=3) as writer:
+            with SequenceWriter(tmp_path / "a.h5") as writer:
                 while len(writer) < 30_000:
                     writer.append(batch)
         timer.join()
