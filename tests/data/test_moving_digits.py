@@ -109,19 +109,6 @@ def test_trajectories_agree_with_plain_loops(leaves_frame):
     assert reflected > 50  # enough reflections are tested
 
 
-def test_without_acceleration_the_path_is_a_triangle_wave():
-    """Closed form: reflection at both walls folds the straight line."""
-    motion = dataclasses.replace(gentle_motion(), max_speed=9.0)
-    source = MovingDigits(patches(), motion)
-    size = torch.full((50, 2, 2), 8.0)
-    start = torch.rand(50, 2, 2, generator=seeded(3)) * 42
-    paths = source._trajectories(start, size, 40, seeded(4))
-    velocity = torch.rand(50, 2, 2, generator=seeded(4)) * 18 - 9
-    line = (start.double() + velocity.double() * torch.arange(40.0, dtype=torch.float64).view(-1, 1, 1, 1)) % 84
-    expected = torch.where(line > 42, 84 - line, line).float()
-    torch.testing.assert_close(paths, expected, atol=2e-3, rtol=0)
-
-
 @PRESETS
 def test_digits_start_inside_and_apart(motion):
     data = MovingDigits(embedded_digits("test"), motion).sample(600, 1, seeded(6))
