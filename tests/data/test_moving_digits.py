@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Moving digits against a second implementation in plain loops, closed forms and documented distributions."""
+"""Moving digits against a second implementation in plain loops, and documented distributions."""
 
 import dataclasses
 import itertools

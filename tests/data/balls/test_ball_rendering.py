@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Anti-aliased discs against plain loops, their area, and their symmetries."""
+"""Anti-aliased discs against plain loops, and their area."""
 
 import math
 

@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Collisions against closed forms and conservation laws; test_collisions_oracle.py has a second simulator."""
+"""Collisions against closed forms and conservation of energy; test_collisions_oracle.py has a second simulator."""
 
 import math
 
