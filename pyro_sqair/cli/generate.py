@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyro_sqair.data import Source, write_sequences
+from pyro_sqair.data.files.writer import check_free
 from pyro_sqair.data.randomness import derive_seed
 
 
@@ -57,10 +58,8 @@ def write_splits(out: Path, splits: list[Split], generator: str, length: int, se
         raise ValueError(f"expected at least one sequence, got none for {', '.join(split.name for split in splits)}")
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"expected a folder to write to, got a file: {out}")
-    existing = [path for split in wanted if (path := out / f"{split.name}.h5").exists()]
-    if existing and not overwrite:
-        found = ", ".join(map(str, existing))
-        raise FileExistsError(f"expected unused paths, got the existing files {found}; --overwrite replaces them")
+    for split in wanted:
+        check_free(out / f"{split.name}.h5", overwrite)
     sources = [split.source() for split in wanted]  # before writing: a missing file of digits is an error
     for split, source in zip(wanted, sources, strict=True):
         path = out / f"{split.name}.h5"

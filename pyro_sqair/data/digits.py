@@ -45,7 +45,8 @@ def crop_digits(images: Tensor, labels: Tensor) -> DigitImages:
         The crops; S is the longest side of any box.
     """
     length = max(images.shape[1:])
-    images = F.pad(images, (0, length - images.shape[2], 0, length - images.shape[1]))
+    if images.shape[1] != images.shape[2]:
+        images = F.pad(images, (0, length - images.shape[2], 0, length - images.shape[1]))
     (top, height), (left, width) = _extent(images.amax(2) > 0), _extent(images.amax(1) > 0)
     steps = torch.arange(int(torch.maximum(height, width).max()))
     # Indices may wrap around the edge: all rows and columns outside the box are blank.

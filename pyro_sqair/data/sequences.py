@@ -177,11 +177,7 @@ def held_out(source: Source, n: int, length: int, seed: int) -> Sequences:
 
 
 def draw_chunks(source: Source, n: int, length: int, seed: int) -> Iterator[Sequences]:
-    """The sequences of `held_out` in batches, for sets that do not fit in memory.
-
-    Raises:
-        ValueError: if `n` or `length` is below 1.
-    """
+    """The sequences of `held_out` in batches, for sets that do not fit in memory; errors are the same."""
     require(n >= 1 and length >= 1, "n and length of at least 1", f"{n} and {length}")
     generator = torch.Generator(source.device).manual_seed(seed)
     for start in range(0, n, _CHUNK):

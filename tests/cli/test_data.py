@@ -222,22 +222,3 @@ def test_warnings_are_printed_on_one_line(tmp_path: Path, run: Run) -> None:
     # One position for the crop, and 16 first frames.
     assert status == 0
     assert line.startswith("pyro-sqair: warning: expected 30 random crops") and line.endswith("found only 16")
-
-
-def test_a_folder_of_images_becomes_sequences(tmp_path: Path, run: Run) -> None:
-    """Without ground truth; a dark square that crosses a bright floor becomes bright on black."""
-    pytest.importorskip("cv2")
-    frames = tmp_path / "frames"
-    frames.mkdir()
-    for t in range(40):
-        picture = np.full((64, 96), 180, dtype=np.uint8)
-        picture[20:36, 2 * t : 2 * t + 8] = 20
-        Image.fromarray(picture).save(frames / f"{t}.png")
-    options = ("--crop", 48, "--sequences", 10, "--size", 96, 64, "--validation-fraction", 0.25)
-    status, out, _ = run("video", frames, tmp_path / "out.h5", *options)
-    assert status == 0 and "out-val.h5" in out
-    dataset = SequenceDataset(tmp_path / "out.h5")
-    sequences = dataset.read()
-    assert dataset.layout.parameters["video_frames"] == 40
-    assert (sequences.count == -1).all() and not sequences.present.any()
-    assert sequences.frames.max() > 0.8 and (sequences.frames == 0).float().mean() > 0.7

@@ -34,9 +34,10 @@ class Crop(NamedTuple):
 
 
 def plan_crops(objects: Tracks, part: Part, size: tuple[int, int], config: VideoConfig, seed: list[int]) -> list[Crop]:
-    """Draws different crops with as many objects as the configuration asks for.
+    """Draws different crops with as many objects as the configuration asks for, sorted by first frame.
 
-    The frames at which a crop can start take turns in random order.
+    The frames at which a crop can start take turns in random order. If there are fewer crops than `part` asks for, a
+    warning gives their number.
 
     Args:
         objects: their boxes, in pixels of the scaled frames.
@@ -44,9 +45,6 @@ def plan_crops(objects: Tracks, part: Part, size: tuple[int, int], config: Video
         size: (width, height) of a scaled frame.
         config: which crops are possible.
         seed: of the draws.
-
-    Returns:
-        Crops sorted by first frame; with a warning if there are fewer than `part` asks for.
 
     Raises:
         ValueError: if there is none.

@@ -62,7 +62,8 @@ class Recording:
 
 def sample_frames(frames: Iterable[Image]) -> tuple[Image, int]:
     """Evenly spaced frames, at most 128, uint8 [n, H, W, 3], and the number of all frames."""
-    sample, step, length = [], 1, 0
+    sample: list[Image] = []
+    step, length = 1, 0
     for length, frame in enumerate(frames, 1):
         if (length - 1) % step == 0:
             if len(sample) == _SAMPLES:

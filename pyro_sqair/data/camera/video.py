@@ -115,8 +115,9 @@ def convert_video(
     parameters |= {"frame_size": size, "ground_truth": tracks and tracks.path.name, "min_visible": MIN_VISIBLE}
     with ExitStack() as stack:  # both files appear when it ends
         for path, part, plan in zip(paths, parts, plans, strict=True):
-            origin = {"generator": "video", "seed": config.seed, "parameters": parameters | {"part": part.name}}
-            writer = stack.enter_context(SequenceWriter(path, **origin, overwrite=overwrite))
+            content = parameters | {"part": part.name}
+            writer = SequenceWriter(path, generator="video", seed=config.seed, parameters=content, overwrite=overwrite)
+            stack.enter_context(writer)
             for begin in tqdm(range(0, len(plan), _BATCH), f"writing {part.name}", unit="batch", **bar):
                 writer.append(cut_crops(pictures, plan[begin : begin + _BATCH], tracks, max_objects, config))
     return ConvertedVideo(out, validation, tuple(map(len, plans)), length, size)

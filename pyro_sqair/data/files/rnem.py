@@ -98,17 +98,13 @@ def is_rnem(path: str | os.PathLike[str]) -> bool:
 def open_sequences(
     path: str | os.PathLike[str], split: str = "training", in_memory: bool = False, device: torch.device | str = "cpu"
 ) -> SequenceDataset | RNEMDataset:
-    """Opens a file of either format. Unless `in_memory`, no frames of our files are read.
+    """Opens a file of either format; errors are those of `SequenceDataset` and `RNEMDataset`.
 
     Args:
         path: the file.
         split: part of an R-NEM file; our files have none.
         in_memory: see `SequenceDataset`; R-NEM's files are always read on demand.
         device: where sequences are returned.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if it is not a file of sequences; the message names the problem.
     """
     return RNEMDataset(path, split, device=device) if is_rnem(path) else SequenceDataset(path, in_memory, device)
 
@@ -131,9 +127,8 @@ def convert_rnem(
     """
     require(Path(out).resolve() != Path(path).resolve(), "different files to read and to write", f"{out} for both")
     dataset = RNEMDataset(path, split, crop)
-    origin = {name: getattr(dataset.layout, name) for name in ("generator", "seed", "parameters")}
     starts = range(0, len(dataset), _CHUNK)
-    with SequenceWriter(out, **origin, overwrite=overwrite) as writer:
+    with SequenceWriter(out, generator="r-nem", parameters=dataset.layout.parameters, overwrite=overwrite) as writer:
         for start in tqdm(starts, disable=not progress, desc=writer.path.name):
             writer.append(dataset.read(slice(start, start + _CHUNK)))
 

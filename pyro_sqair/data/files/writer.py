@@ -158,12 +158,8 @@ def write_sequences(
 
     Args:
         path: the file to write; it is not created if this fails or is interrupted.
-        source: draws the sequences.
-        n: number of sequences.
-        length: T, frames in each.
-        seed: seed of the draws: the same seed gives the same content.
-        generator, parameters: name and settings of the source, as for `SequenceWriter`.
-        overwrite: whether an existing file may be replaced.
+        source, n, length, seed: as for `held_out`; the same seed gives the same content.
+        generator, parameters, overwrite: as for `SequenceWriter`; `generator` names the source.
         progress: whether to show a progress bar.
 
     Raises:
@@ -171,9 +167,8 @@ def write_sequences(
         ValueError: if `n` or `length` is below 1, or the parameters are not JSON-serialisable.
         OSError: if the disk is full.
     """
-    origin = {"generator": generator, "seed": seed, "parameters": parameters}
     with (
-        SequenceWriter(path, **origin, overwrite=overwrite) as writer,
+        SequenceWriter(path, generator=generator, seed=seed, parameters=parameters, overwrite=overwrite) as writer,
         tqdm(total=n, unit="sequence", disable=not progress, dynamic_ncols=True, desc=writer.path.name) as bar,
     ):
         for batch in draw_chunks(source, n, length, seed):

@@ -4,7 +4,6 @@
 
 import math
 import os
-import pickle
 
 import pytest
 import torch
@@ -131,13 +130,6 @@ def test_a_loader_gives_batches(path, whole, workers, start, assert_same):
     batches = list(loader)
     assert [batch.frames.shape[1] for batch in batches] == [16, 16, 16, 16, 6]
     assert_same(Sequences.cat(batches), whole)
-
-
-@IN_MEMORY
-def test_a_pickled_dataset_reads_the_same(path, whole, in_memory, assert_same):
-    dataset = SequenceDataset(path, in_memory)
-    assert_same(pickle.loads(pickle.dumps(dataset)).read(), whole)
-    assert in_memory or len(pickle.dumps(dataset)) < 3000
 
 
 def test_reading_leaves_no_file_open(path):
