@@ -48,6 +48,14 @@ def test_equal_masses_head_on_swap_velocities(device):
     assert motion.colliding.tolist() == [[frame == 4] * 2 for frame in range(6)]
 
 
+@pytest.mark.parametrize(("m1", "m2"), [(1.0, 6.0), (6.0, 1.0), (1.0, 1e6), (2.5, 2.5)])
+def test_unequal_masses_head_on(m1, m2):
+    u1, u2 = 3.0, -0.5
+    motion = run([[10, 20], [30, 20]], [[u1, 0], [u2, 0]], [4, 6], [m1, m2], 5)
+    expected = [((m1 - m2) * u1 + 2 * m2 * u2) / (m1 + m2), ((m2 - m1) * u2 + 2 * m1 * u1) / (m1 + m2)]
+    torch.testing.assert_close(motion.velocities[4, :, 0], float64(expected), **EXACT)
+
+
 @pytest.mark.parametrize(
     ("m1", "m2", "sine"),
     [*((2, 2, sine) for sine in (-0.95, 0.0, 0.3, 0.999, 1 - 1e-8)), (1.5, 4, 0.6), (6, 1, 0.0), (1, 1e6, 0.0)],
@@ -119,6 +127,28 @@ def test_energy_is_conserved_and_discs_stay_apart_and_in_the_box(speed, device, 
     first, second = pairs(5, device)
     distance = (motion.positions[:, :, first] - motion.positions[:, :, second]).square().sum(-1).sqrt()
     assert -1e-9 < (distance - radii[:, first] - radii[:, second]).min() < 0.1
+
+
+def test_momentum_and_angular_momentum_are_conserved_far_from_walls(draw_discs):
+    """A cluster contracts in the middle of a box whose walls no disc can reach."""
+    positions, _, radii, masses, present = draw_discs(16, 6, 1.0, seed=2)
+    velocities = 0.2 * (BOX / 2 - positions) + torch.randn_like(positions)
+    motion = simulate(positions + 5000, velocities, radii, masses, present, 10_000 + BOX, 40)
+    assert motion.colliding.any(0).double().mean() > 0.9
+    momentum = (masses[..., None] * motion.velocities).sum(-2)
+    torch.testing.assert_close(momentum, momentum[:1].expand_as(momentum), **EXACT)
+    (x, y), (u, v) = (motion.positions - 5000).unbind(-1), motion.velocities.unbind(-1)
+    angular = (masses * (x * v - y * u)).sum(-1)
+    torch.testing.assert_close(angular, angular[:1].expand_as(angular), atol=1e-7, rtol=0)
+
+
+def test_the_motion_is_reversible(draw_discs):
+    *state, radii, masses, present = draw_discs(32, 4, 2.0, seed=3)
+    there = simulate(*state, radii, masses, present, BOX, 21)
+    assert (there.colliding.sum((0, 2)) > 0).double().mean() > 0.8
+    back = simulate(there.positions[-1], -there.velocities[-1], radii, masses, present, BOX, 21)
+    torch.testing.assert_close(back.positions.flip(0), there.positions, atol=1e-6, rtol=0)
+    torch.testing.assert_close(back.velocities[-1], -there.velocities[0], atol=1e-6, rtol=0)
 
 
 def test_fewer_frames_and_sequences_give_the_same_bits_and_arguments_are_unchanged(draw_discs):
