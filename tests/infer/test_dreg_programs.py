@@ -55,10 +55,6 @@ class TestInterface:
         assert elbo.alpha == 0.9
         elbo.alpha = 0.5
         assert vimco.alpha == 0.5
-        log_weight = torch.randn(5, 3)
-        assert torch.equal(elbo.signal(log_weight), vimco.signal(log_weight))
-        assert torch.equal(elbo.score_signal(log_weight), vimco.score_signal(log_weight))
-        assert torch.equal(elbo.bound(log_weight), vimco.bound(log_weight))
 
     @pytest.mark.parametrize("estimator", [DReG(VIMCO(2)), RWS(2), Trace_ELBO()], ids=["itself", "RWS", "Pyro's"])
     def test_estimators_that_cannot_be_wrapped(self, estimator):
@@ -82,7 +78,7 @@ class TestSQAIR:
         scene = SceneConfig(num_slots=2, what_dim=2, image_size=(8, 8), glimpse_size=(4, 4))
         model, guide = (program.double() for program in SQAIRSystem(4).programs(scene))
         nn.init.constant_(guide.propagation.pres[-1].bias, 1.0)
-        for parameter in {*model.parameters(), *guide.parameters()}:
+        for parameter in dict.fromkeys((*model.parameters(), *guide.parameters())):
             with torch.no_grad():  # a zero weight would block gradients
                 parameter += 0.05 * torch.randn_like(parameter)
         return model, guide
