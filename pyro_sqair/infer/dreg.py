@@ -70,21 +70,10 @@ class DReG(MultiSampleELBO):
     def alpha(self, alpha: float) -> None:
         self.estimator.alpha = alpha
 
-    def score_signal(self, log_weight: Tensor) -> Tensor:
-        """That of the wrapped estimator."""
-        return self.estimator.score_signal(log_weight)
-
-    def signal(self, log_weight: Tensor) -> Tensor:
-        """That of the wrapped estimator."""
-        return self.estimator.signal(log_weight)
-
-    def _surrogate(self, particles: LogWeights) -> Tensor:
-        return self.estimator._surrogate(particles)
-
     def _estimate(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
         with Gates() as gates:
             particles = self._log_weights(model, guide, args, kwargs)
-        surrogate = self._surrogate(particles)
+        surrogate = self.estimator._surrogate(particles)
         if gates.draws:
             correction = self._correction(particles)
             surrogate = surrogate + gates.close(surrogate, correction, particles.scale)

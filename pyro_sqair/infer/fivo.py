@@ -10,18 +10,16 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 import torch
-from pyro.infer import ELBO
-from pyro.infer.util import torch_backward
 from pyro.nn import PyroModule
 from torch import Tensor
 
-from pyro_sqair.infer.multi_sample import log_mean_exp
+from pyro_sqair.infer.multi_sample import SurrogateELBO, log_mean_exp
 from pyro_sqair.infer.resampling import Scheme, check_threshold, scheme
 from pyro_sqair.infer.smc import SMC, Step, Stepping, check_time_first
 from pyro_sqair.infer.vimco import ControlVariate, control_variate
 
 
-class FIVO(ELBO):
+class FIVO(SurrogateELBO):
     """Filtering variational objectives (Maddison et al. 2017; Le et al. 2018; Naesseth et al. 2018).
 
     The bound is L = log Z = sum_t l_t, where l_t = log sum_k V_{t-1,k} alpha_{t,k} is the contribution of frame t to
@@ -45,7 +43,7 @@ class FIVO(ELBO):
 
     At threshold 0 there is no resampling, and bound and gradient are those of `VIMCO`.
 
-    Use it with `pyro.infer.SVI`, or as `objective = FIVO(5)(model, guide)`, whose call on frames returns the loss.
+    Every method takes a model, a guide and frames of shape [T, B, ...]. `surrogate` has shape [B].
 
     Args:
         num_particles: K, at least 2, since each particle needs the others as its baseline.
@@ -83,24 +81,6 @@ class FIVO(ELBO):
         self.control_variate: ControlVariate = control_variate
         self.resampling_score = resampling_score
 
-    def surrogate(self, model: Stepping, guide: Stepping, frames: Tensor) -> Tensor:
-        """Shape [B]: its value is each sequence's bound L, its gradient the estimate of the bound's.
-
-        Args:
-            model: has `init(batch)` and `step(t, state, frame)`.
-            guide: has the same methods.
-            frames: shape [T, B, ...].
-        """
-        steps = self._steps(model, guide, frames)
-        bound = torch.stack([step.increment for step in steps]).sum(0)
-        scores = [self._score(step) for step in steps]
-        if all(score is None for score in scores):
-            return bound
-        zero = torch.zeros_like(steps[0].log_weight)
-        score = torch.stack([zero if score is None else score for score in scores])
-        # Subtracting the detached score removes its value, but not its gradient.
-        return bound + (self.score_signal(steps) * (score - score.detach())).sum((0, 1))
-
     @torch.no_grad()
     def score_signal(self, steps: list[Step]) -> Tensor:
         """The coefficient on h_{t,k}, besides what differentiating L gives, shape [T, K, B]."""
@@ -122,21 +102,21 @@ class FIVO(ELBO):
         remaining = len(steps) - count
         return increments.unsqueeze(1) - predicted + later.unsqueeze(1) - remaining * ahead
 
-    def differentiable_loss(self, model: Stepping, guide: Stepping, frames: Tensor) -> Tensor:
-        """Minus the sum of the bounds of all sequences, a scalar to call `backward` on."""
-        return -self.surrogate(model, guide, frames).sum()
-
     def loss(self, model: Stepping, guide: Stepping, frames: Tensor) -> float:
         """Minus the sum of the bounds of all sequences, as a number and without gradients."""
-        smc = SMC(model, guide, self.num_particles, self.scheme, self.threshold)
-        with torch.no_grad(), _entered(model), _entered(guide):
-            return -smc.run(frames).log_evidence.sum().item()
+        with torch.no_grad():
+            return -torch.stack([step.increment for step in self._steps(model, guide, frames)]).sum().item()
 
-    def loss_and_grads(self, model: Stepping, guide: Stepping, frames: Tensor) -> Tensor:
-        """The loss, detached; its gradient is added to the parameters'."""
-        loss = self.differentiable_loss(model, guide, frames)
-        torch_backward(loss, retain_graph=self.retain_graph)
-        return loss.detach()
+    def _estimate(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
+        steps = self._steps(model, guide, *args, **kwargs)
+        bound = torch.stack([step.increment for step in steps]).sum(0)
+        scores = [self._score(step) for step in steps]
+        if all(score is None for score in scores):
+            return bound, 1.0
+        zero = torch.zeros_like(steps[0].log_weight)
+        score = torch.stack([zero if score is None else score for score in scores])
+        # Subtracting the detached score removes its value, but not its gradient.
+        return bound + (self.score_signal(steps) * (score - score.detach())).sum((0, 1)), 1.0
 
     def _steps(self, model: Stepping, guide: Stepping, frames: Tensor) -> list[Step]:
         check_time_first(frames)
@@ -148,9 +128,6 @@ class FIVO(ELBO):
                 particles, step = smc.step(t, particles, frame, with_score=True)
                 steps.append(step)
         return steps
-
-    def _get_trace(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError("FIVO vectorises all particles of a frame; see pyro_sqair.infer.smc")
 
     def _score(self, step: Step) -> Tensor | None:
         """h_{t,k}, plus r_{t,k} with `resampling_score`."""

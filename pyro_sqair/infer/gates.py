@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pyro.distributions import Delta, MaskedDistribution, TorchDistribution
@@ -93,13 +93,14 @@ class Gates(Messenger):
         return total
 
 
-class Draw:
-    """A reparameterised draw: its value before and after the gate, its distribution, and its scale and mask."""
+class Draw(NamedTuple):
+    """A reparameterised draw."""
 
-    def __init__(
-        self, drawn: Tensor, gated: Tensor, fn: GatedDistribution, scale: Any, mask: Tensor | bool | None
-    ) -> None:
-        self.drawn, self.gated, self.fn, self.scale, self.mask = drawn, gated, fn, scale, mask
+    drawn: Tensor  # the value before the gate
+    gated: Tensor  # the value after the gate
+    fn: GatedDistribution
+    scale: Any  # of the site
+    mask: Tensor | bool | None  # of the site
 
     def share(self, batch_scale: float) -> Tensor:
         """mu, broadcastable to the value: the multiple of the draw's log q in the weight."""
@@ -179,6 +180,6 @@ def _unsqueezed(tensor: Tensor, dims: int) -> Tensor:
 
 def _per_datum(term: Tensor, event_dim: int, batch: list[int]) -> Tensor:
     """Sums over the event, particles and plates without data: [K, ..., event] to [*batch]."""
-    term = term.sum(tuple(range(-event_dim, 0))) if event_dim else term
+    term = sum_rightmost(term, event_dim)
     summed = [dim for dim in range(-term.dim(), 0) if dim not in batch]
     return term.sum(summed) if summed else term

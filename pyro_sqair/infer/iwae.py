@@ -24,17 +24,9 @@ class IWAEWithoutScore(MultiSampleELBO):
 
     min_particles = 1
 
-    def score_signal(self, log_weight: Tensor) -> Tensor:
-        """v_k, which cancels the -v_k from differentiating L; see `MultiSampleELBO.score_signal`."""
-        return log_weight.softmax(0)
-
-    def signal(self, log_weight: Tensor) -> Tensor:
-        """The same at order `alpha`, where differentiating the bound gives -softmax_k(t log w)."""
-        return self.score_signal((1 - self.alpha) * log_weight)
-
     def _surrogate(self, particles: LogWeights) -> Tensor:
         log_q = particles.scored_log_q
         if log_q is None:
             return self.bound(particles.log_weight)
-        # Instead of the signal, whose score terms are not masked: this also holds for masked and scaled draws.
+        # Not a signal of v_k, whose score terms would be neither masked nor scaled, unlike log q in the weight.
         return self.bound(particles.log_weight + log_q - log_q.detach())

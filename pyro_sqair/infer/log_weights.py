@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions import MaskedDistribution
@@ -18,7 +19,7 @@ from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
-from pyro_sqair.infer.plates import PARTICLES, DatumShape, PlatedSite, Site, particle_plate, vectorised_plates
+from pyro_sqair.infer.plates import PARTICLES, DatumShape, Plate, PlatedSite, Site, vectorised_plates
 from pyro_sqair.infer.sites import compare_sites, quoted, sample_sites
 
 
@@ -66,7 +67,8 @@ def log_weights(
             have undeclared dimensions; if Pyro's validation is on, also if a log weight is NaN or +inf or, with
             `check_possible`, all log weights of a datum are -inf.
     """
-    model_trace, guide_trace = _traces(model, guide, args, kwargs or {}, num_particles, max_plate_nesting)
+    particles = pyro.plate(PARTICLES, num_particles, dim=-1 - max_plate_nesting)  # left of the programs' plates
+    model_trace, guide_trace = _traces(model, guide, args, kwargs or {}, particles)
     guide_sites, model_sites = matched_sites(model_trace, guide_trace)
     if not guide_sites and not model_sites:
         raise ValueError("expected model and guide to have sample sites, got none")
@@ -107,9 +109,10 @@ def log_weights(
     prior = _total(log_prior, zero)
     weight = likelihood + prior - proposal
     if is_validation_enabled():
-        _check_weights(weight, guide_sites, model_sites)
+        named = [("guide", *site) for site in guide_sites] + [("model", *site) for site in model_sites]
+        _check_weights(weight, named)
         if check_possible:
-            _check_possible(weight, guide_sites, model_sites, datum)
+            _check_possible(weight, named, datum)
     return LogWeights(
         datum.squeeze(weight),
         datum.squeeze(likelihood),
@@ -122,14 +125,8 @@ def log_weights(
 
 
 def _traces(
-    model: Callable,
-    guide: Callable,
-    args: tuple,
-    kwargs: dict[str, Any],
-    num_particles: int,
-    max_plate_nesting: int,
+    model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], particles: pyro.plate
 ) -> tuple[Trace, Trace]:
-    particles = particle_plate(num_particles, max_plate_nesting)
     unwrapped = poutine.unwrap(guide)
     if isinstance(unwrapped, GuideMessenger):  # it runs together with the model, not before it
         particles(guide)(*args, **kwargs)
@@ -204,13 +201,12 @@ def _check_drawn_per_particle(site: Site) -> None:
         )
 
 
-def _check_weights(weight: Tensor, guide_sites: list[PlatedSite], model_sites: list[PlatedSite]) -> None:
+def _check_weights(weight: Tensor, sites: list[tuple[str, Site, tuple[Plate, ...]]]) -> None:
     """Names the site that makes a weight NaN or +inf. Synchronises with the device, so only validation runs it."""
     if not (weight.isnan() | weight.isposinf()).any():
         return
     infinite = []
-    for i, (site, _) in enumerate(guide_sites + model_sites):
-        program = "guide" if i < len(guide_sites) else "model"
+    for program, site, _ in sites:
         log_prob = weighted_log_prob(site, 1.0)
         if log_prob.isnan().any():
             raise ValueError(
@@ -223,25 +219,23 @@ def _check_weights(weight: Tensor, guide_sites: list[PlatedSite], model_sites: l
     raise ValueError(f"expected finite log weights, got {got} at {quoted(infinite)}")
 
 
-def _check_possible(
-    weight: Tensor, guide_sites: list[PlatedSite], model_sites: list[PlatedSite], datum: DatumShape
-) -> None:
+def _check_possible(weight: Tensor, sites: list[tuple[str, Site, tuple[Plate, ...]]], datum: DatumShape) -> None:
     """Names the sites that make all weights of a datum zero. Synchronises with the device, as above."""
     impossible = weight.isneginf().all(0)
     if not impossible.any():
         return
     in_all, in_some = [], []
-    for i, (site, plates) in enumerate(guide_sites + model_sites):
+    for program, site, plates in sites:
         if site["mask"] is False:
             continue
-        is_guide = i < len(guide_sites)
         log_prob = datum.reduce(weighted_log_prob(site, datum.scale), site["name"], plates).expand_as(weight)
-        excluded = log_prob.isposinf() if is_guide else log_prob.isneginf()
-        program = "guide" if is_guide else "observed in the model" if site["is_observed"] else "model"
+        excluded = log_prob.isposinf() if program == "guide" else log_prob.isneginf()
+        observed = program == "model" and site["is_observed"]
+        name = f"{site['name']} ({'observed in the model' if observed else program})"
         if (excluded.all(0) & impossible).any():
-            in_all.append(f"{site['name']} ({program})")
+            in_all.append(name)
         elif (excluded & impossible).any():
-            in_some.append(f"{site['name']} ({program})")
+            in_some.append(name)
     where = f"for all particles at {quoted(in_all)}" if in_all else f"for some particles at each of {quoted(in_some)}"
     raise ValueError(
         "expected a particle with a log weight above -inf for every datum, got none of "

@@ -18,7 +18,36 @@ from pyro_sqair.infer.log_weights import LogWeights, log_weights
 from pyro_sqair.infer.plates import guess_max_plate_nesting
 
 
-class MultiSampleELBO(ELBO):
+class SurrogateELBO(ELBO):
+    """An objective that is defined by a surrogate for each datum, with all particles vectorised.
+
+    Use it with `pyro.infer.SVI`, or as `objective = Estimator(5)(model, guide)`, a module whose call returns the loss.
+    """
+
+    def surrogate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """Shape [*batch]: its value is each datum's bound L, its gradient the estimate of the bound's."""
+        return self._estimate(model, guide, args, kwargs)[0]
+
+    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """Minus the sum of the bounds of all data, a scalar to call `backward` on."""
+        surrogate, scale = self._estimate(model, guide, args, kwargs)
+        return -scale * surrogate.sum()
+
+    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss, detached; its gradient is added to the parameters'."""
+        loss = self.differentiable_loss(model, guide, *args, **kwargs)
+        torch_backward(loss, retain_graph=self.retain_graph)
+        return loss.detach()
+
+    def _estimate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
+        """The surrogate of each datum, and the factor on the sum over data."""
+        raise NotImplementedError
+
+    def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} vectorises all particles; see pyro_sqair.infer.log_weights")
+
+
+class MultiSampleELBO(SurrogateELBO):
     """The importance-weighted bound of every datum, L = log mean_k w_k, w_k = p(x, z_k) / q(z_k | x).
 
     The gradient of `differentiable_loss` is minus that of
@@ -28,8 +57,7 @@ class MultiSampleELBO(ELBO):
     where h_k is log q of the draws of particle k that are not reparameterised. The signal s_k, the `score_signal` of a
     subclass, defines the estimator. Gradients pass through reparameterised draws.
 
-    Use it with `pyro.infer.SVI`, or as `objective = Estimator(5)(model, guide)`, a module whose call returns the
-    loss. It works for any model and guide; if there is a batch plate, every site must be inside it.
+    It works for any model and guide; if there is a batch plate, every site must be inside it.
 
     At an order alpha above 0 the bound is Rényi's (Li & Turner 2016, Eq. 8), L = log mean_k w_k^t / t with
     t = 1 - alpha: the mean of the log weights as alpha tends to 1, and the bound above at 0. Its gradient is
@@ -79,7 +107,10 @@ class MultiSampleELBO(ELBO):
         raise NotImplementedError(f"{type(self).__name__} has no score signal")
 
     def signal(self, log_weight: Tensor) -> Tensor:
-        """The coefficient on h_k at order `alpha`, besides what differentiating `bound` gives: s_k(t log w) / t."""
+        """The coefficient on h_k at order `alpha`, besides what differentiating `bound` gives: s_k(t log w) / t.
+
+        A subclass overrides this method instead of `score_signal` if its signal depends on the order in another way.
+        """
         temper = 1 - self.alpha
         return self.score_signal(temper * log_weight) / temper
 
@@ -88,29 +119,13 @@ class MultiSampleELBO(ELBO):
         temper = 1 - self.alpha
         return log_mean_exp(temper * log_weight) / temper
 
-    def surrogate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Shape [*batch]: its value is each datum's bound L, its gradient the estimate of the bound's."""
-        return self._estimate(model, guide, args, kwargs)[0]
-
-    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """Minus the sum of the bounds of all data, a scalar to call `backward` on."""
-        surrogate, scale = self._estimate(model, guide, args, kwargs)
-        return -scale * surrogate.sum()
-
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """Minus the sum of the bounds of all data, as a number and without gradients."""
         with torch.no_grad():
             particles = self._log_weights(model, guide, args, kwargs, with_score=False)
             return (-particles.scale * self.bound(particles.log_weight)).sum().item()
 
-    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """The loss, detached; its gradient is added to the parameters'."""
-        loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        torch_backward(loss, retain_graph=self.retain_graph)
-        return loss.detach()
-
     def _estimate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
-        """The surrogate of each datum, and the factor on the sum over data."""
         particles = self._log_weights(model, guide, args, kwargs)
         return self._surrogate(particles), particles.scale
 
@@ -137,9 +152,6 @@ class MultiSampleELBO(ELBO):
             with_score=with_score,
             check_possible=True,
         )
-
-    def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} vectorises all particles; see pyro_sqair.infer.log_weights")
 
 
 def log_mean_exp(log_weight: Tensor) -> Tensor:

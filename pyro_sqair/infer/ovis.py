@@ -43,27 +43,16 @@ class OVIS(MultiSampleELBO):
     """
 
     def __init__(
-        self,
-        num_particles: int = 5,
-        max_plate_nesting: float = math.inf,
-        gamma: float = 0.0,
-        *,
-        alpha: float = 0.0,
+        self, num_particles: int = 5, max_plate_nesting: float = math.inf, gamma: float = 0.0, *, alpha: float = 0.0
     ) -> None:
         if not 0 <= gamma <= 1:
             raise ValueError(f"expected 0 <= gamma <= 1, got {gamma}")
         super().__init__(num_particles, max_plate_nesting, alpha=alpha)
         self.gamma = gamma
 
-    def score_signal(self, log_weight: Tensor) -> Tensor:
-        """gamma log(1 - 1/K) - log(1 - v_k) + gamma v_k; see `MultiSampleELBO.score_signal`."""
-        return self._signal(log_weight, 1.0)
-
     def signal(self, log_weight: Tensor) -> Tensor:
-        """The signal at order `alpha`; see above."""
-        return self._signal(log_weight, 1 - self.alpha)
-
-    def _signal(self, log_weight: Tensor, temper: float) -> Tensor:
+        """gamma log(1 - 1/K) - log(1 - v_k) + gamma v_k at order 0; see `MultiSampleELBO.signal`."""
+        temper = 1 - self.alpha
         tempered = temper * log_weight
         # log[(1 - 1/K) / (1 - v_k)] from the sum over the others: 1 - v_k rounds to 0 as v_k tends to 1.
         gain = tempered.logsumexp(0) - math.log(len(log_weight)) - log_mean_of_others(tempered)

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-import pyro
 from pyro import poutine
 from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
@@ -22,7 +21,7 @@ PARTICLES = "particles"
 
 
 class Plate(NamedTuple):
-    """A vectorised plate around a site."""
+    """A vectorised plate around a site. Pyro's own frames are slow to hash."""
 
     name: str
     dim: int  # negative
@@ -31,11 +30,6 @@ class Plate(NamedTuple):
 
 
 PlatedSite = tuple[Site, tuple[Plate, ...]]  # a site and its plates
-
-
-def particle_plate(num_particles: int, max_plate_nesting: int) -> pyro.plate:
-    """The plate of K particles, left of every plate of the programs."""
-    return pyro.plate(PARTICLES, num_particles, dim=-1 - max_plate_nesting)
 
 
 def vectorised_plates(site: Site) -> tuple[Plate, ...]:

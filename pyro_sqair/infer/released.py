@@ -24,15 +24,8 @@ class ReleasedSQAIRSignal(MultiSampleELBO):
     of high weight. Parameters of the model and reparameterised draws get the gradient of the bound. Use it only for
     comparison with `VIMCO`.
 
-    Unlike with the other estimators, the signal of a particle with log w_k = -inf is -inf.
-
-    Args:
-        num_particles: K, at least 2, since each particle needs the others as its baseline.
-        max_plate_nesting: see `MultiSampleELBO`.
-        alpha: see `MultiSampleELBO`.
-
-    Raises:
-        ValueError: if K < 2, or alpha is out of range.
+    Unlike with the other estimators, the signal of a particle with log w_k = -inf is -inf. K is at least 2, since each
+    particle needs the others as its baseline; for the arguments see `MultiSampleELBO`.
     """
 
     def score_signal(self, log_weight: Tensor) -> Tensor:

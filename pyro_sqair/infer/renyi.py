@@ -9,13 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from pyro.infer import ELBO
 from torch import Tensor
 
-from pyro_sqair.infer.multi_sample import MultiSampleELBO
+from pyro_sqair.infer.multi_sample import MultiSampleELBO, SurrogateELBO
 
 
-class RenyiWarmup(ELBO):
+class RenyiWarmup(SurrogateELBO):
     """Lowers the order alpha of an estimator's bound over the first steps (Liévin et al. 2020, end of Section 4).
 
     Early in training one particle has nearly all the weight, and the others have no effect. At order alpha the weights
@@ -57,18 +56,6 @@ class RenyiWarmup(ELBO):
         done = self.step / self.steps
         return self.end if done >= 1 else 1 - (1 - self.start) ** (1 - done) * (1 - self.end) ** done
 
-    def surrogate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """See `MultiSampleELBO.surrogate`."""
-        return self._counted(self.estimator.surrogate, model, guide, *args, **kwargs)
-
-    def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """See `MultiSampleELBO.differentiable_loss`."""
-        return self._counted(self.estimator.differentiable_loss, model, guide, *args, **kwargs)
-
-    def loss_and_grads(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
-        """See `MultiSampleELBO.loss_and_grads`."""
-        return self._counted(self.estimator.loss_and_grads, model, guide, *args, **kwargs)
-
     def loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> float:
         """See `MultiSampleELBO.loss`."""
         self.estimator.alpha = self.alpha
@@ -89,12 +76,9 @@ class RenyiWarmup(ELBO):
             raise ValueError(f"expected the state of a warm-up with {self.state_dict()}, got {dict(state)}")
         self.step = step
 
-    def _counted(self, call: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    def _estimate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
         self.estimator.alpha = self.alpha
-        result = call(*args, **kwargs)
+        estimate = self.estimator._estimate(model, guide, args, kwargs)
         if torch.is_grad_enabled():
             self.step += 1
-        return result
-
-    def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        return self.estimator._get_trace(model, guide, args, kwargs)
+        return estimate

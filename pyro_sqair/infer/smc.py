@@ -155,7 +155,7 @@ class SMC:
             resampled = resample(particles.log_weight, self.scheme, self.threshold)
             starts = (particles.model_state, particles.guide_state)
             if self.threshold > 0:
-                starts = (take(starts[0], resampled.ancestors), take(starts[1], resampled.ancestors))
+                starts = take(starts, resampled.ancestors)
         ends: list[Any] = []
 
         def stepping(program: Stepping, state: Any) -> Any:
@@ -174,10 +174,8 @@ class SMC:
             check_possible=True,
         )
         log_weight = weighed.log_weight
-        if resampled is None:
-            prior = torch.full_like(log_weight, -math.log(self.num_particles))
-        else:
-            prior = resampled.log_weight
+        first = torch.full_like(log_weight, -math.log(self.num_particles))
+        prior = first if resampled is None else resampled.log_weight
         joint = prior + log_weight
         increment = joint.logsumexp(0)
         possible = possible_data(joint)
@@ -230,13 +228,11 @@ def smc_evidence(
 ) -> Tensor:
     """log Z of every sequence: in expectation a bound on log p(x_{1:T}), usually far tighter than the IWAE bound.
 
+    At threshold 0 this is the IWAE bound. Memory does not depend on T.
+
     Args:
-        model: has `init(batch)` and `step(t, state, frame)`.
-        guide: has the same methods.
+        model, guide, num_particles, resampling, threshold: see `SMC`.
         frames: shape [T, B, ...].
-        num_particles: K; memory does not depend on T.
-        resampling: see `SMC`.
-        threshold: see `SMC`; at 0 this is the IWAE bound.
 
     Returns:
         Shape [B], in nats.

@@ -81,10 +81,6 @@ class RWS(MultiSampleELBO):
         super().__init__(num_particles, max_plate_nesting, alpha=alpha)
         self.insomnia, self.dream = insomnia, dream
 
-    def score_signal(self, log_weight: Tensor) -> Tensor:
-        """Not defined: the guide is not trained by the bound."""
-        raise NotImplementedError("RWS has no score signal: its guide is not trained by the bound")
-
     def _estimate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
         with DetachedDraws():
             particles = self._log_weights(model, guide, args, kwargs, with_score=False)
@@ -136,14 +132,12 @@ def _log_q(guide_trace: Trace, model_trace: Trace, max_plate_nesting: int) -> Te
             "Drop auxiliary draws, or set insomnia=1."
         )
     datum = DatumShape(sites + with_plates(sample_sites(model_trace)), 1, max_plate_nesting)
-    total = torch.zeros(datum.shape)
     log_q = [
         datum.reduce(weighted_log_prob(site, datum.scale), site["name"], plates)
         for site, plates in sites
         if site["mask"] is not False
     ]
-    if log_q:
-        total = datum.squeeze(torch.stack(log_q).sum(0))
+    total = datum.squeeze(torch.stack(log_q).sum(0)) if log_q else torch.zeros(datum.shape)
     if is_validation_enabled() and not total.isfinite().all():
         odd = [site["name"] for site, _ in sites if not weighted_log_prob(site, 1.0).isfinite().all()]
         raise ValueError(

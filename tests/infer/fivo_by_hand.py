@@ -11,13 +11,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import pyro.distributions as dist
 import torch
-from enumeration import log_bernoulli, log_normal
-from pyro.poutine.messenger import Messenger
+from enumeration import Forced, log_bernoulli, log_normal
 from torch import Tensor
 
 from pyro_sqair.infer import FIVO
@@ -46,7 +45,7 @@ class Chain:
         line = c[0] + c[1] * state if self.is_model else c[0] + c[1] * frame + c[2] * state
         z = pyro.sample(f"z_{t}", dist.Bernoulli(logits=line) if self.discrete else dist.Normal(line, 1.0))
         if self.is_model:
-            pyro.sample("x", dist.Normal(c[2] * z + c[3] * z * state, 0.7), obs=frame)
+            pyro.sample(f"x_{t}", dist.Normal(c[2] * z + c[3] * z * state, 0.7), obs=frame)
         return z
 
     def __call__(self, frames: Tensor) -> None:
@@ -54,18 +53,7 @@ class Chain:
         with pyro.plate("sequences", frames.shape[1], dim=-1):
             state = self.init(frames.shape[1])
             for t, frame in enumerate(frames):
-                with _Numbered(t):
-                    state = self.step(t, state, frame)
-
-
-class _Numbered(Messenger):
-    def __init__(self, t: int) -> None:
-        super().__init__()
-        self.t = t
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"] == "x":
-            msg["name"] = f"x_{self.t}"
+                state = self.step(t, state, frame)
 
 
 def programs(theta: Tensor, phi: Tensor, discrete: bool = True) -> tuple[Chain, Chain]:
@@ -144,25 +132,13 @@ def exact_gradient(x: Tensor, values: Tensor, ancestors: Tensor, threshold: floa
     return torch.cat(torch.autograd.grad((prob * out.bound[possible]).sum(), (theta, phi)))
 
 
-class Forced(Messenger):
-    """Sets the draws of the guide, as if they were sampled."""
-
-    def __init__(self, draws: Tensor) -> None:
-        super().__init__()
-        self.draws = draws  # [T, K, B]
-
-    def _pyro_sample(self, msg: Any) -> None:
-        if msg["name"].startswith("z_") and not msg["done"]:
-            msg["value"], msg["done"] = self.draws[int(msg["name"][2:])], True
-
-
 def forced_surrogate(
     estimator: FIVO, theta: Tensor, phi: Tensor, frames: Tensor, draws: Tensor, ancestors: Tensor
 ) -> Tensor:
     """FIVO's surrogate [B] for given draws [T, K, B] and ancestors [T - 1, K, B]."""
     left = list(ancestors)
     estimator.scheme = lambda weight: left.pop(0)
-    with Forced(draws):
+    with Forced({f"z_{t}": draw for t, draw in enumerate(draws)}, {}):
         return estimator.surrogate(*programs(theta, phi), frames)
 
 

@@ -7,15 +7,25 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer import ELBO
 from pyro.poutine.plate_messenger import block_plate
 
-from pyro_sqair.infer import OVIS, RWS, VIMCO, DReG, IWAEWithoutScore, ReleasedSQAIRSignal, RenyiWarmup, evaluate_bounds
+from pyro_sqair.infer import (
+    NVIL,
+    OVIS,
+    RWS,
+    VIMCO,
+    DReG,
+    IWAEWithoutScore,
+    ReleasedSQAIRSignal,
+    RenyiWarmup,
+    evaluate_bounds,
+)
 from pyro_sqair.infer.log_weights import log_weights
-from pyro_sqair.infer.multi_sample import MultiSampleELBO
 
 X = torch.tensor([0.5, -1.0, 2.0])
 
-ESTIMATORS = {
+WEIGHTED = {
     "VIMCO": lambda: VIMCO(4),
     "OVIS": lambda: OVIS(4),
     "released": lambda: ReleasedSQAIRSignal(4),
@@ -24,12 +34,19 @@ ESTIMATORS = {
     "DReG": lambda: DReG(VIMCO(4)),
     "warm-up": lambda: RenyiWarmup(VIMCO(4), 10),
 }
+ESTIMATORS = WEIGHTED | {"NVIL": lambda: NVIL(4)}
 
 
 @pytest.fixture(params=ESTIMATORS)
-def estimator(request) -> MultiSampleELBO:
+def estimator(request) -> ELBO:
     """Each estimator in turn, with 4 particles."""
     return ESTIMATORS[request.param]()
+
+
+@pytest.fixture(params=WEIGHTED)
+def weighted(request) -> ELBO:
+    """Each estimator with weights per datum in turn, with 4 particles."""
+    return WEIGHTED[request.param]()
 
 
 def assert_ok(estimator, model, guide, *args):
@@ -44,10 +61,21 @@ def assert_error(estimator, model, guide, *args, match):
             call(model, guide, *args)
 
 
-def plain_model(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+def model_with(**factors):
+    """A model of normal draws, with factors for each datum."""
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+            for name, value in factors.items():
+                pyro.factor(name, value(z) if callable(value) else torch.tensor(value))
+
+    return model
+
+
+plain_model = model_with()
+INF = float("inf")
 
 
 def plain_guide(x):
@@ -59,7 +87,7 @@ def test_good_pair(estimator):
     assert_ok(estimator, plain_model, plain_guide, X)
 
 
-def test_site_outside_the_batch_plate(estimator):
+def test_site_outside_the_batch_plate(weighted):
     def model(x):
         pyro.sample("scale", dist.LogNormal(0.0, 1.0))
         plain_model(x)
@@ -69,18 +97,18 @@ def test_site_outside_the_batch_plate(estimator):
         plain_guide(x)
 
     match = r"(?s)inside plate 'data'.*'x'.*got 'scale' outside.*make them parameters"
-    assert_error(estimator, model, guide, X, match=match)
+    assert_error(weighted, model, guide, X, match=match)
 
 
-def test_guide_plate_of_another_name(estimator):
+def test_guide_plate_of_another_name(weighted):
     def guide(x):
         with pyro.plate("items", len(x)):
             pyro.sample("z", dist.Normal(0.0, 1.0))
 
-    assert_error(estimator, plain_model, guide, X, match="inside plate 'data'.* got 'z' outside")
+    assert_error(weighted, plain_model, guide, X, match="inside plate 'data'.* got 'z' outside")
 
 
-def test_plate_of_the_particles_name(estimator):
+def test_plate_of_the_particles_name(weighted):
     def model(x):
         with pyro.plate("particles", len(x)):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -90,10 +118,10 @@ def test_plate_of_the_particles_name(estimator):
         with pyro.plate("particles", len(x)):
             pyro.sample("z", dist.Normal(0.5 * x, 0.8))
 
-    assert_error(estimator, model, guide, X, match="no plate called 'particles'.* around site 'z'.* rename the plate")
+    assert_error(weighted, model, guide, X, match="no plate called 'particles'.* around site 'z'.* rename the plate")
 
 
-def test_undeclared_batch_dimension(estimator):
+def test_undeclared_batch_dimension(weighted):
     def model(x):
         pyro.sample("z", dist.Normal(0.0, 1.0).expand([3]))
         pyro.sample("x", dist.Normal(0.0, 1.0).expand([3]), obs=x)
@@ -104,9 +132,10 @@ def test_undeclared_batch_dimension(estimator):
     with pytest.raises(ValueError, match=r"site 'z'.*\[4, 1\].*got \[4, 3\].*to_event"):
         log_weights(model, guide, (X,), num_particles=4, max_plate_nesting=1)
     # The trial run also finds it.
-    assert_error(estimator, model, guide, X, match='site "z", invalid log_prob shape')
+    assert_error(weighted, model, guide, X, match='site "z", invalid log_prob shape')
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pyro, before the error
 @pytest.mark.parametrize("where", ["model", "guide"])
 def test_enumerated_site(estimator, where):
     def program(x, observed, marked):
@@ -126,6 +155,7 @@ def test_enumerated_site(estimator, where):
     )
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of Pyro, before the error
 def test_unmatched_sites_are_named(estimator):
     def guide(x):
         with pyro.plate("data", len(x)):
@@ -144,11 +174,11 @@ def test_draw_shared_by_particles():
         VIMCO(3).differentiable_loss(plain_model, sharing, X)
 
 
-def test_no_sites(estimator):
-    assert_error(estimator, lambda: None, lambda: None, match="to have sample sites")
+def test_no_sites(weighted):
+    assert_error(weighted, lambda: None, lambda: None, match="to have sample sites")
 
 
-@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.filterwarnings("ignore:Encountered")
 def test_nan_is_traced_to_its_site(estimator):
     def model(x):
         with pyro.plate("data", len(x)):
@@ -166,56 +196,48 @@ def test_nan_is_traced_to_its_site(estimator):
     assert_error(estimator, model, guide, X, match="NaN at site 'x' of the model.*support")
 
 
-def model_with(**factors):
-    """The plain model with factors for each datum."""
-
-    def model(x):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
-            for name, value in factors.items():
-                pyro.factor(name, value(z) if callable(value) else torch.tensor(value))
-
-    return model
-
-
-INF = float("inf")
+@pytest.mark.filterwarnings("ignore:Encountered")
+@pytest.mark.parametrize(
+    ("factors", "got"),
+    [
+        ({"up": INF, "down": -INF}, r"infinities that cancel at 'up \(model\)', 'down \(model\)'"),
+        ({"up": [0.0, INF, 0.0]}, r"got \+inf from infinite .* at 'up \(model\)'"),
+    ],
+    ids=["cancel", "infinite"],
+)
+def test_infinite_weight_is_named(weighted, factors, got):
+    assert_error(weighted, model_with(**factors), plain_guide, X, match=got)
 
 
 @pytest.mark.filterwarnings("ignore:Encountered")
-def test_infinities_that_cancel_are_named(estimator):
-    match = r"infinities that cancel at 'up \(model\)', 'down \(model\)'"
-    assert_error(estimator, model_with(up=INF, down=-INF), plain_guide, X, match=match)
+@pytest.mark.parametrize("value", [INF, -INF])
+def test_infinite_term_of_nvil_is_named(value):
+    model = model_with(fine=0.0, odd=[0.0, value, 0.0])
+    assert_error(NVIL(2), model, plain_guide, X, match="infinite ones at site 'odd' of the model. Check")
+    with pyro.validation_enabled(False):
+        assert not NVIL().differentiable_loss(model, plain_guide, X).isfinite()
 
 
-@pytest.mark.filterwarnings("ignore:Encountered")
-def test_infinite_weight_is_named(estimator):
-    model = model_with(up=[0.0, INF, 0.0])
-    assert_error(estimator, model, plain_guide, X, match=r"got \+inf from infinite .* at 'up \(model\)'")
-
-
-def test_datum_without_possible_particle(estimator):
+def test_datum_without_possible_particle(weighted):
     model = model_with(fine=0.0, never=[0.0, -INF, 0.0])
     match = (
         r"(?s)log weight above -inf.*none of 4 for 1 of 3 data.* for all particles at 'never \(observed in the model"
     )
-    assert_error(estimator, model, plain_guide, X, match=match + r"\)'.*Check that the observed values")
+    assert_error(weighted, model, plain_guide, X, match=match + r"\)'.*Check that the observed values")
     with pyro.validation_enabled(False):
-        assert not estimator.differentiable_loss(model, plain_guide, X).isfinite()  # no check, no synchronisation
+        assert not weighted.differentiable_loss(model, plain_guide, X).isfinite()  # no check, no synchronisation
 
 
 def test_particles_excluded_at_different_sites():
-    def odd(x):
-        """0, -inf, 0, -inf over particles."""
-        return torch.where(torch.arange(4) % 2 == 1, -INF, 0.0).unsqueeze(-1).expand(4, 3) if x.dim() == 2 else x * 0
+    def every_second(first):
+        """-inf for particles `first` and `first + 2`; 0 in the trial run, which has no particles."""
+        excluded = torch.where(torch.arange(4) % 2 == first, -INF, 0.0).unsqueeze(-1).expand(4, 3)
+        return lambda z: excluded if z.dim() == 2 else z * 0
 
-    def even(x):
-        return torch.where(torch.arange(4) % 2 == 0, -INF, 0.0).unsqueeze(-1).expand(4, 3) if x.dim() == 2 else x * 0
-
-    model = model_with(fine=0.0, odd=odd, even=even)
+    model = model_with(fine=0.0, odd=every_second(1), even=every_second(0))
     match = r"for some particles at each of 'odd \(observed in the model\)', 'even \(observed in the model\)'"
     assert_error(VIMCO(4), model, plain_guide, X, match=match)
-    assert_ok(VIMCO(4), model_with(odd=odd), plain_guide, X)
+    assert_ok(VIMCO(4), model_with(odd=every_second(1)), plain_guide, X)
 
 
 def test_latent_site_that_excludes_all_particles():

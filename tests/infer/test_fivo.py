@@ -264,8 +264,3 @@ def test_no_host_reads_on_the_hot_path():
 def test_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         FIVO(**arguments)
-
-
-def test_programs_without_steps():
-    with pytest.raises(ValueError, match=r"expected a model with methods init\(batch\) and step"):
-        FIVO(2).loss(lambda frames: None, Switch(False), switches())

@@ -10,7 +10,7 @@ import torch
 from pyro.infer import SVI, RenyiELBO
 from torch import Tensor
 
-from pyro_sqair.infer import OVIS, RWS, VIMCO, IWAEWithoutScore, ReleasedSQAIRSignal, RenyiWarmup
+from pyro_sqair.infer import NVIL, OVIS, RWS, VIMCO, DReG, IWAEWithoutScore, ReleasedSQAIRSignal, RenyiWarmup
 
 LEARNERS = {
     "VIMCO": lambda: VIMCO(5),
@@ -18,6 +18,8 @@ LEARNERS = {
     "wake-wake": lambda: RWS(5),
     "wake-sleep": lambda: RWS(5, insomnia=0.5, dream=lambda trace, x: (trace.nodes["x"]["value"],)),
     "warm-up": lambda: RenyiWarmup(VIMCO(5), 50),
+    "DReG": lambda: DReG(VIMCO(5)),
+    "NVIL": lambda: NVIL(5),
 }
 learner = pytest.mark.parametrize("make", LEARNERS.values(), ids=LEARNERS)
 
@@ -134,6 +136,6 @@ def test_loss_needs_no_gradients_and_agrees(make):
     pyro.set_rng_seed(0)
     tensor = elbo.loss_and_grads(coin_model, coin_guide, x)
     assert isinstance(number, float)
-    assert not tensor.requires_grad
-    assert number == pytest.approx(tensor.item(), rel=1e-6)
+    assert not getattr(tensor, "requires_grad", False)  # NVIL returns a number, as Pyro does
+    assert number == pytest.approx(float(tensor), rel=1e-6)
     assert SVI(coin_model, coin_guide, pyro.optim.Adam({}), elbo).evaluate_loss(x) > 0
