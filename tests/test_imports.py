@@ -157,7 +157,7 @@ def test_a_violation_is_found(path: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("path", "source"),
     [
-        ("pyro_sqair/infer/vimco.py", "import torch\nfrom pyro_sqair.infer.plates import particle_plate"),
+        ("pyro_sqair/infer/vimco.py", "import torch\nfrom pyro_sqair.infer.plates import Plate"),
         ("pyro_sqair/infer/__init__.py", "from .vimco import VIMCO"),
         ("pyro_sqair/data/digits.py", "from pyro_sqair.scene.spatial import boxes"),
         ("models/sqair.py", "from ..scene import Objects\nfrom .renderer import Renderer"),
