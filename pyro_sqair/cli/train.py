@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""`pyro-sqair train`: SQAIR on any file of sequences, made or recorded."""
+"""`pyro-sqair train`: trains a system on a file of sequences."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from pyro_sqair.experiments import Experiment, FileVideos, file_experiment
 
 @dataclass
 class Train:
-    """Trains SQAIR, or another system, on a file of sequences, then evaluates it on another and draws what it found.
+    """Trains SQAIR or another system on a file of sequences, evaluates it on test sequences and draws pictures.
 
-    The same command continues a run that was interrupted, and draws the pictures of a finished one anew.
+    The same command continues an interrupted run, and evaluates a finished one again.
     """
 
     train: tyro.conf.Positional[Path]
-    """sequences to learn from: a file made by `pyro-sqair data`, or one of R-NEM's"""
+    """training sequences: a file made by `pyro-sqair data`, or an R-NEM file"""
     test: Path | None = None
-    """held-out sequences; by default test.h5 beside train.h5, NAME-val.h5 beside NAME.h5, or R-NEM's own"""
+    """test sequences; by default test.h5 beside train.h5, NAME-val.h5 beside NAME.h5, or the test split of R-NEM"""
     out: Path = Path("runs/train")
     """folder of the run: experiment, weights, checkpoint, log, metrics and pictures"""
     slots: int | None = None
-    """the most objects the model can hold; by default one more than there are at a time in the files, or 4"""
+    """maximum number of objects; by default one more than in any annotated frame, or 4 without annotations"""
     glimpse: tuple[int, int] = (20, 20)
     """height and width of a glimpse, pixels"""
     object_size: tuple[float, float] | None = None
-    """height and width of the box round an object, pixels, if known; by default learned"""
+    """height and width of the box of an object, pixels; by default learned"""
     object_size_std: float = 0.07
-    """standard deviation of the log size of boxes around that, about"""
+    """approximate standard deviation of the log size of boxes, with --object-size"""
     what_dim: int = 32
     """size of the appearance latent of an object"""
     hidden: int = 128
@@ -43,24 +43,22 @@ class Train:
     system: Literal["sqair", "conv-sqair", "r-sqair-in", "r-sqair-rmc", "air", "vrnn", "conv-vrnn"] = "sqair"
     """which model and guide"""
     object_costs: tuple[float, float] | None = None
-    """nats an object costs in the first frame and in later ones; by default the count prior is learned"""
+    """nats per object discovered in the first frame and in later ones; by default the count prior is learned"""
     steps: int = 5600
-    """updates in the whole run"""
+    """number of updates of the whole run"""
     device: str = "auto"
-    """"auto" takes a GPU where there is one; else "cpu", "cuda", "cuda:1", ..."""
+    """"auto" for a GPU if there is one; or "cpu", "cuda", "cuda:1", ..."""
     threads: int | None = None
-    """CPU threads; 1 beside another training"""
+    """number of CPU threads; by default PyTorch's"""
     in_memory: bool = True
-    """hold the sequences in memory, as bytes; --no-in-memory reads them from the file as they are needed"""
+    """hold the sequences in memory, as bytes; --no-in-memory reads them from the file when needed"""
     seed: int = 0
-    """of the initial weights, the batches and all draws"""
+    """seed of the initial weights, the batches and all draws"""
     sequences: int = 256
-    """held-out sequences to evaluate on, at most"""
+    """maximum number of test sequences"""
 
     def __call__(self) -> None:
-        from pyro_sqair.experiments.report import (
-            write_report,  # imports SciPy and matplotlib, which `data` does not need
-        )
+        from pyro_sqair.experiments.report import write_report  # imports SciPy and matplotlib
 
         if self.sequences < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"expected sequences and threads of at least 1, got {self.sequences} and {self.threads}")

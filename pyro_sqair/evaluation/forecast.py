@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How well a model foresees the frames that its guide has not seen (Stanić & Schmidhuber 2019, Section 3)."""
+"""Evaluation of a model as a simulator of later frames (Stanić & Schmidhuber 2019, Section 3)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pyro_sqair.tracking import Rollout, futures, standing_still
 def simulate(
     model: Program, guide: Program, test: Sequences, seen: int, samples: int = 10
 ) -> tuple[dict[str, Any], Rollout]:
-    """Imagines futures from the frames that the guide has seen, and compares them with what happens.
+    """Imagines futures after the frames that the guide has seen, and compares them with the true frames.
 
     Args:
         model: a generative program whose renderer has a ``std``.
         guide: its inference program.
-        test: held-out sequences of a simulator, which says which objects collide.
-        seen: how many frames the guide sees; the others are imagined.
-        samples: how many futures are imagined of each sequence.
+        test: held-out sequences with annotated collisions.
+        seen: number of frames that the guide sees; the others are imagined.
+        samples: number of futures of each sequence.
 
     Returns:
         The figures, and the last rollout on the CPU. ``data``, ``relational``, ``colliding`` and ``error`` are of a
@@ -33,13 +33,13 @@ def simulate(
         of the mean of all futures. ``still_...`` are the figures of a forecast in which nothing moves.
 
     Raises:
-        ValueError: if the sequences do not say which objects collide.
+        ValueError: if the sequences have no annotated collisions.
     """
     collisions = test.collisions
     if collisions is None:
         raise ValueError("expected sequences with collisions, which a simulator knows, got some without")
     frames = test.frames[:seen].to(next(model.parameters()).device)
-    rollouts = [on_cpu(rollout) for rollout in futures(model, guide, frames, len(test.frames), samples)]
+    rollouts = [_on_cpu(rollout) for rollout in futures(model, guide, frames, len(test.frames), samples)]
     std = model.part("renderer").std
 
     def figures(rollout: Rollout) -> dict[str, float]:
@@ -61,6 +61,5 @@ def simulate(
     return metrics | {"seen": seen, "samples": samples}, rollouts[-1]
 
 
-def on_cpu(rollout: Rollout) -> Rollout:
-    """The rollout on the CPU, where held-out sequences are."""
+def _on_cpu(rollout: Rollout) -> Rollout:
     return Rollout(Objects(*(field.cpu() for field in rollout.objects)), rollout.image.cpu())

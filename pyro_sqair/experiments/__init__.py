@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Experiments: videos, a system of the papers and a training recipe as one value; runs are loaded here."""
+"""Experiments: videos, a system of the papers and a training recipe. Trains and loads runs."""
 
 from pyro_sqair.experiments.experiment import Experiment, Interrupted, Run, load
 from pyro_sqair.experiments.from_file import file_experiment

@@ -1,11 +1,9 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""An experiment on sequences from a file: sizes are the file's, the recipe is that of moving MNIST."""
+"""Experiments on sequences from files, with the sizes of their frames and the recipe of moving MNIST."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable
 
 from pyro_sqair.data import open_sequences
 from pyro_sqair.experiments.experiment import Experiment
@@ -30,31 +28,31 @@ def file_experiment(
     object_size: tuple[float, float] | None = None,
     object_size_std: float = 0.07,
 ) -> Experiment:
-    """A system on sequences from a file. Frames are not read.
+    """An experiment on sequences from files. Frames are not read.
 
     Args:
         videos: the files.
-        num_slots: the most objects N that the model can hold; None for one more than there are at a time in either
-            file, or 4 if the files do not say.
-        glimpse_size: (h, w) in pixels; about as large as an object.
+        num_slots: the maximum number of objects N; None for one more than the largest number in a frame of either
+            file, or 4 if the files are not annotated.
+        glimpse_size: (h, w) in pixels; about the size of an object.
         what_dim: the dimension D of ``what``.
         hidden_size: units of every network.
         object_costs: see :class:`~pyro_sqair.experiments.systems.SQAIRSystem`.
         system: a name among :data:`~pyro_sqair.experiments.systems.SYSTEMS`.
-        object_size: see :class:`~pyro_sqair.scene.SceneConfig`. The propagation prior is then a guided walk: boxes of
-            the paper's recurrent prior start with half the image's sides.
+        object_size: see :class:`~pyro_sqair.scene.SceneConfig`. If given, the propagation prior is a guided walk,
+            because boxes of the paper's recurrent prior start with half the size of the image.
         object_size_std: see :class:`~pyro_sqair.scene.SceneConfig`.
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged, or the two are of different sizes, or a setting does not fit the system.
+        ValueError: if a file is damaged, frames of the files differ in size, or a setting does not fit the system.
     """
     if system not in SYSTEMS:
         raise ValueError(f"expected a system among {sorted(SYSTEMS)}, got {system!r}")
     if system.endswith("vrnn") and (object_costs or object_size):
-        raise ValueError(f"expected no prices or sizes of objects for {system}, which has no objects")
+        raise ValueError(f"expected no costs or sizes of objects for {system}, which has no objects")
     if system == "air" and object_costs:
-        raise ValueError("expected no prices of objects for air, whose number of objects is geometric")
+        raise ValueError("expected no costs of objects for air, whose number of objects is geometric")
     paths = {split: videos.path(split) for split in RNEM_SPLITS}
     files = {split: open_sequences(path, RNEM_SPLITS[split]) for split, path in paths.items()}
     train, test = (files[split].layout for split in ("train", "test"))
@@ -69,15 +67,14 @@ def file_experiment(
         num_slots = most[fullest] + 1 if most[fullest] else _SLOTS_IF_UNKNOWN
     if num_slots < most[fullest]:
         raise ValueError(
-            f"expected at least {most[fullest]} slots, for as many objects as there are at a time in {paths[fullest]}, "
-            f"got {num_slots}"
+            f"expected at least {most[fullest]} slots, the most objects of a frame in {paths[fullest]}, got {num_slots}"
         )
     dynamics = GRUPriorConfig() if object_size is None else GuidedWalkConfig(scale_bias=-3.0)
     sqair = SQAIRSystem(
         hidden_size, decoder_size=256, output_scale=1.0, object_costs=object_costs, propagation=dynamics
     )
     sizes = train.channels, train.image_size, glimpse_size, object_size, object_size_std
-    curriculum = shortened(preset("moving-mnist").training.curriculum, train.num_frames)
+    curriculum = _shortened(preset("moving-mnist").training.curriculum, train.num_frames)
     return Experiment(
         name=videos.train.stem,
         videos=FileVideos(videos.train.absolute(), videos.test and videos.test.absolute(), videos.in_memory),
@@ -88,9 +85,8 @@ def file_experiment(
     )
 
 
-def shortened(stages: Iterable[tuple[int, float]], longest: int) -> tuple[tuple[int, float], ...]:
-    """A curriculum for sequences of at most ``longest`` frames: the share of longer stages goes to the longest left."""
-    stages = tuple(stages)
+def _shortened(stages: tuple[tuple[int, float], ...], longest: int) -> tuple[tuple[int, float], ...]:
+    """Replaces stages of more than ``longest`` frames by the longest of the others, or by one of ``longest`` frames."""
     shares = {length: 0.0 for length, _ in stages if length <= longest} or {longest: 0.0}
     for length, share in stages:
         shares[length if length in shares else max(shares)] += share

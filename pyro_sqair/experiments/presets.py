@@ -54,10 +54,10 @@ def paper() -> Experiment:
 
 
 def small_balls() -> Experiment:
-    """Four balls of one kind in a smaller box, all of it visible: minutes on two CPU cores.
+    """Four balls of one kind in a smaller box without cropping: minutes on two CPU cores.
 
-    Boxes are known to be a little larger than balls, and the propagation prior is a guided walk. Without either, boxes
-    end up far too large, and the prior first has to learn that objects persist.
+    The size of objects is given, a little larger than the balls, and the propagation prior is a guided walk. Without
+    these, boxes become far too large, and the prior first has to learn that objects persist.
     """
     return Experiment(
         name="small-balls",
@@ -79,8 +79,7 @@ def small_balls() -> Experiment:
 def balls() -> Experiment:
     """The experiment of R-SQAIR (Stanić & Schmidhuber 2019, Section 3), for a GPU: four balls, 50x50 of 64x64 pixels.
 
-    The paper's curriculum, one frame more every 10,000 steps from 3 to 10, is in shares of work; its learning rate is
-    SQAIR's.
+    The curriculum is that of the paper, one frame more every 10,000 steps from 3 to 10; the learning rate is SQAIR's.
     """
     lengths = range(3, 11)
     work = sum(lengths)
@@ -94,7 +93,6 @@ def balls() -> Experiment:
 
 
 def _with_system(base: Experiment, system: str, name: str) -> Experiment:
-    """The same experiment with another system of the paper."""
     assert isinstance(base.system, SQAIRSystem)
     return replace(base, name=name, system=SYSTEMS[system](base.system, base.scene.glimpse_size))
 
@@ -105,11 +103,7 @@ def _presets() -> dict[str, Experiment]:
     for system in ("conv-sqair", "air", "vrnn", "conv-vrnn"):
         found += [_with_system(digits, system, f"{system}-digits"), _with_system(mnist, system, f"{system}-mnist")]
     for base in (small_balls(), balls()):
-        found += [
-            base,
-            _with_system(base, "r-sqair-in", f"{base.name}-in"),
-            _with_system(base, "r-sqair-rmc", f"{base.name}-rmc"),
-        ]
+        found += [base, *(_with_system(base, f"r-sqair-{kind}", f"{base.name}-{kind}") for kind in ("in", "rmc"))]
     return {experiment.name: experiment for experiment in found}
 
 
@@ -118,10 +112,10 @@ PRESETS = _presets()
 
 
 def preset(name: str) -> Experiment:
-    """Looks a preset up.
+    """The preset of that name.
 
     Raises:
-        ValueError: if there is none of that name.
+        ValueError: if there is none.
     """
     if name not in PRESETS:
         raise ValueError(f"expected a preset among {sorted(PRESETS)}, got {name!r}")

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a trained model and guide can do on held-out sequences: figures for a table, and pictures."""
+"""Evaluation of a trained model and guide on held-out sequences: metrics and pictures."""
 
 from __future__ import annotations
 
@@ -26,21 +26,20 @@ _SEQUENCES_AT_A_TIME = 128
 
 
 def validate(model: Program, guide: Program, test: Sequences) -> dict[str, float]:
-    """A quick evaluation during training: counting, identities and the bound of five particles, in nats per frame.
+    """A quick evaluation during training: the bound of five particles in nats per frame, counting and identities.
 
-    Without annotations, the mean number of inferred objects takes the place of counting.
+    Without annotations, the mean number of inferred objects replaces counting and identities.
 
     Args:
         model: a generative program.
         guide: its inference program.
-        test: held-out sequences; a hundred or so will do.
+        test: held-out sequences, about a hundred.
     """
     found = evaluate(model, guide, test, num_particles=(5,))
-    metrics = {"bound": found["iwae_5_per_frame"]}
+    names = {"bound": "iwae_5_per_frame", "count_accuracy": "count_accuracy", "ids_kept": "ids_kept"}
     if "count_accuracy" not in found:
-        return metrics | ({"objects": found["objects_per_frame"]} if "objects_per_frame" in found else {})
-    kept = {} if found["ids_kept"] is None else {"ids_kept": found["ids_kept"]}
-    return metrics | {"count_accuracy": found["count_accuracy"]} | kept
+        names["objects"] = "objects_per_frame"
+    return {name: found[key] for name, key in names.items() if found.get(key) is not None}
 
 
 def evaluate(
@@ -48,8 +47,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Counting, tracking and likelihood on held-out sequences, as plain numbers for JSON.
 
-    Draws have a seed of their own: the same programs and sequences give the same figures. Without annotations there is
-    no counting and no tracking.
+    The seed is fixed: the same programs and sequences give the same metrics. Without annotations there is no counting
+    and no tracking.
 
     Args:
         model: a generative program.
@@ -64,13 +63,13 @@ def evaluate(
         likelihood = evaluate_likelihood(
             model, guide, test.frames, num_particles, device=_device(guide), progress=progress
         )
-    return {
-        "sequences": test.frames.shape[1],
-        "frames": test.frames.shape[0],
-        **(_found(objects) if objects.pres.shape[-1] else {}),
-        **(_judged(objects, test) if _annotated(objects, test) else {}),
-        **likelihood.summary(),
-    }
+    metrics: dict[str, Any] = {}
+    if objects.pres.shape[-1]:  # the program has objects
+        metrics["objects_per_frame"] = objects.pres.sum(-1).mean().item()
+        metrics["discoveries_per_frame"] = discoveries_per_frame(objects)
+        if (test.count >= 0).all():  # -1: not annotated
+            metrics |= _compare_with_annotations(objects, test)
+    return metrics | likelihood.summary()
 
 
 def _device(program: Program) -> torch.device:
@@ -83,21 +82,7 @@ def _inferred(guide: Program, test: Sequences) -> Objects:
     return Objects(*(torch.cat(fields, 1).cpu() for fields in zip(*parts, strict=True)))
 
 
-def _annotated(objects: Objects, test: Sequences) -> bool:
-    """Whether the program has objects and the sequences say how many there are (a count of -1: not annotated)."""
-    return objects.pres.shape[-1] > 0 and bool((test.count >= 0).all())
-
-
-def _found(objects: Objects) -> dict[str, Any]:
-    """Figures that need no annotations."""
-    return {
-        "objects_per_frame": objects.pres.sum(-1).mean().item(),
-        "discoveries_per_frame": discoveries_per_frame(objects),
-    }
-
-
-def _judged(objects: Objects, test: Sequences) -> dict[str, Any]:
-    """Figures that need annotations."""
+def _compare_with_annotations(objects: Objects, test: Sequences) -> dict[str, Any]:
     counting = count_accuracy(objects.pres, test.count)
     height, width = test.frames.shape[-2:]
     tracking = tracking_score(objects, test.boxes, test.ids, (height, width))
@@ -121,15 +106,14 @@ def write_pictures(
     Args:
         model: a generative program.
         guide: its inference program.
-        test: held-out sequences; those with objects are shown.
+        test: held-out sequences; at most twelve are shown, those with objects in the first frame first.
         out: the folder.
-        given_counts: whether samples begin with as many objects as were inferred, instead of drawing their number.
-        seen: how many frames a prediction sees before it imagines the rest.
+        given_counts: whether samples start with as many objects as were inferred, instead of drawing their number.
+        seen: number of frames that the guide sees before the model predicts the others.
 
     Returns:
         The files.
     """
-    # Sequences with objects first; otherwise in their order.
     busy = torch.argsort((test.count[0] == 0).long(), stable=True)[:12]
     frames = test.frames[:, busy].to(_device(guide))
     files = [out / name for name in ("tracks.png", "tracks.gif", "prediction.png", "samples.png")]
@@ -150,21 +134,21 @@ def write_report(
     Args:
         run: the experiment, its model and its guide.
         out: the folder of the run.
-        sequences: how many held-out sequences to evaluate on.
+        sequences: number of held-out sequences.
         mnist: see :meth:`~pyro_sqair.experiments.Experiment.source`.
-        progress: whether to show a progress bar and print the figures.
+        progress: whether to show a progress bar and print the metrics.
 
     Returns:
         The content of `metrics.json`.
     """
     (experiment, model, guide), out = run, Path(out)
     test = experiment.held_out(sequences, mnist=mnist)
-    last = read_log(out / "log.jsonl")[-1]
+    log = read_log(out / "log.jsonl")
     metrics = evaluate(model, guide, test, progress=progress)
-    metrics |= {"steps": last["step"], "seconds": round(last["seconds"], 1)}
+    metrics |= {"steps": log[-1]["step"], "seconds": round(log[-1]["seconds"], 1)}
     write_json(out / "metrics.json", metrics)
     files = write_pictures(model, guide, test, out, experiment.has_fixed_count_prior)
-    draw_curves(out / "log.jsonl", out / "curves.png")
+    draw_curves(log, out / "curves.png")
     if progress:
         print(table(metrics))
         print(f"pictures: {', '.join(map(str, [*files, out / 'curves.png']))}")
@@ -172,7 +156,7 @@ def write_report(
 
 
 def table(metrics: Mapping[str, Any]) -> str:
-    """The figures of :func:`write_report` as a small table for a terminal."""
+    """The metrics of :func:`write_report` as a small table for a terminal."""
     rows: list[tuple[str, str]] = []
     if "objects_per_frame" in metrics:
         rows = [("objects", f"{metrics['objects_per_frame']:.2f} found per frame (not annotated)")]

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Configurations as JSON: frozen dataclasses, nested in any way, to plain values and back."""
+"""Conversion of configurations, which are nested frozen dataclasses, to JSON values and back."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def to_json(value: Any) -> Any:
     """A configuration as plain JSON values; a dataclass becomes an object with its name under ``"type"``.
 
     Raises:
-        TypeError: for a value that is no part of a configuration.
+        TypeError: if a value has another type.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: to_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -39,10 +39,10 @@ def from_json(kind: type[T], value: Any, name: str) -> T:
     Args:
         kind: the dataclass.
         value: JSON values.
-        name: what to call the value in errors.
+        name: of the value in errors.
 
     Raises:
-        ValueError: names the entry, what was expected and what is there.
+        ValueError: if an entry is invalid or missing; names it.
     """
     return _read(kind, value, name)
 
@@ -75,13 +75,13 @@ def _read_union(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
     if value is None and types.NoneType in kinds:
         return None
     kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
-    if len(kinds) > 1:  # of dataclasses, told apart by their names
-        named = {kind.__name__: kind for kind in kinds}
-        found = value.get("type") if isinstance(value, dict) else value
-        if found not in named:
-            raise ValueError(f"{name}: expected one of {sorted(named)}, got {found!r}")
-        return _read(named[found], value, name)
-    return _read(kinds[0], value, name)
+    if len(kinds) == 1:
+        return _read(kinds[0], value, name)
+    named = {kind.__name__: kind for kind in kinds}  # dataclasses
+    found = value.get("type") if isinstance(value, dict) else value
+    if not isinstance(found, str) or found not in named:
+        raise ValueError(f"{name}: expected one of {sorted(named)}, got {found!r}")
+    return _read(named[found], value, name)
 
 
 def _read_tuple(kinds: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...]:
@@ -96,7 +96,7 @@ def _read_tuple(kinds: tuple[Any, ...], value: Any, name: str) -> tuple[Any, ...
 def _read_dataclass(kind: Any, value: Any, name: str) -> Any:
     if not isinstance(value, dict) or value.get("type") != kind.__name__:
         found = value.get("type") if isinstance(value, dict) else value
-        raise ValueError(f"{name}: expected a {kind.__name__}, got {found!r}")
+        raise ValueError(f"{name}: expected type {kind.__name__}, got {found!r}")
     hints = typing.get_type_hints(kind)
     fields = {field.name for field in dataclasses.fields(kind)}
     if fields != value.keys() - {"type"}:

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The systems of the papers: each makes a model, its guide and their estimator for videos of given sizes."""
+"""The systems of the papers: each builds a model, its guide and their estimator."""
 
 from __future__ import annotations
 
@@ -54,8 +54,6 @@ class SQAIRSystem:
     relations: InteractionConfig | MemoryCoreConfig | None = None
     propagation: GRUPriorConfig | RandomWalkConfig | GuidedWalkConfig = field(default_factory=GRUPriorConfig)
 
-    name = "sqair"
-
     def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
         """A model and its guide, which share the encoder of propagated objects and the relations."""
         encoder = SetEncoder(scene.what_dim, self.hidden_size)
@@ -94,8 +92,6 @@ class AIRSystem:
     output_scale: float = 0.25
     success: float = 0.5
 
-    name = "air"
-
     def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
         """A model and its guide, with the networks of SQAIR's discovery."""
         renderer = mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
@@ -119,8 +115,6 @@ class VRNNSystem:
 
     networks: VRNNConfig = field(default_factory=VRNNConfig)
 
-    name = "vrnn"
-
     def programs(self, scene: SceneConfig) -> tuple[VRNN, VRNNGuide]:
         """A model and its guide, which share the recurrent network."""
         backbone = VRNNBackbone(scene, self.networks)
@@ -132,7 +126,7 @@ class VRNNSystem:
 
 
 def convolutions_for(glimpse_size: tuple[int, int]) -> ConvolutionConfig:
-    """The convolutional networks of moving MNIST, with a decoder that makes glimpses of another size.
+    """The convolutional networks of moving MNIST, with a decoder for glimpses of the given size.
 
     Args:
         glimpse_size: (h, w) in pixels, multiples of 4.
@@ -160,4 +154,4 @@ SYSTEMS: dict[str, Callable[[SQAIRSystem, tuple[int, int]], System]] = {
     "vrnn": lambda sqair, glimpse: VRNNSystem(),
     "conv-vrnn": lambda sqair, glimpse: VRNNSystem(conv_vrnn()),
 }
-"""Every system by name, made from the sizes of a SQAIR and of its glimpses."""
+"""Every system by name, as a function of a SQAIR system with the sizes to use and of the glimpse size."""

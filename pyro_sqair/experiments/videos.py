@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where the sequences of an experiment come from: made on the fly, or read from files."""
+"""The sequences of an experiment: generated, or read from files."""
 
 from __future__ import annotations
 
@@ -30,20 +30,24 @@ from pyro_sqair.data import (
     published_motion,
 )
 
-RNEM_SPLITS = {"train": "training", "test": "test"}  # what files of R-NEM's call the splits
+RNEM_SPLITS = {"train": "training", "test": "test"}  # names of the splits in R-NEM files
 
 
 @dataclass(frozen=True)
 class DigitVideos:
-    """Moving digits, made on the fly.
+    """Generated sequences of moving digits.
 
     Attributes:
-        digits: where the digits come from, "embedded" (scikit-learn's) or "mnist".
+        digits: images of digits: "embedded" (scikit-learn's) or "mnist".
         motion: how they move.
     """
 
     digits: Literal["embedded", "mnist"] = "mnist"
     motion: MotionConfig = field(default_factory=published_motion)
+
+    def __post_init__(self) -> None:
+        if self.digits not in ("embedded", "mnist"):
+            raise ValueError(f"expected digits 'embedded' or 'mnist', got {self.digits!r}")
 
     @property
     def most_objects(self) -> int:
@@ -62,10 +66,10 @@ class DigitVideos:
 
 @dataclass(frozen=True)
 class BallVideos:
-    """Bouncing balls, made on the fly; the splits differ in their seeds only.
+    """Generated sequences of bouncing balls; the splits differ in their seeds only.
 
     Attributes:
-        balls: what they are like.
+        balls: the configuration of the simulator.
     """
 
     balls: BallsConfig = field(default_factory=four_balls)
@@ -80,26 +84,26 @@ class BallVideos:
         return BouncingBalls(self.balls, device)
 
     def held_out(self, sequences: int, frames: int, seed: int, mnist: Path | None = None) -> Sequences:
-        """See :meth:`Experiment.held_out`; balls that cannot be seen are absent."""
+        """See :meth:`Experiment.held_out`; balls that are not visible are absent."""
         return only_visible(held_out(self.source("test"), sequences, frames, seed))
 
 
 @dataclass(frozen=True)
 class FileVideos:
-    """Sequences from files, made or recorded.
+    """Sequences from files.
 
     Attributes:
-        train: a file of sequences, or one of R-NEM's.
-        test: the same, for testing; by default test.h5 beside train.h5, NAME-val.h5 beside NAME.h5, or the test part
-            of R-NEM's file.
-        in_memory: whether to hold all of a file of sequences in memory, as bytes.
+        train: a file of sequences, or an R-NEM file.
+        test: the same, for testing; by default test.h5 beside train.h5, NAME-val.h5 beside NAME.h5, or the test split
+            of the R-NEM file.
+        in_memory: whether to hold a whole file of sequences in memory, as bytes.
     """
 
     train: Path
     test: Path | None = None
     in_memory: bool = True
 
-    most_objects = 0  # known once the files are read; see file_experiment
+    most_objects = 0  # unknown until the files are read; see file_experiment
 
     def path(self, split: str) -> Path:
         """The file of a split, "train" or "test".
@@ -125,7 +129,7 @@ class FileVideos:
         return open_sequences(self.path(split), RNEM_SPLITS[split], self.in_memory, device)
 
     def held_out(self, sequences: int, frames: int, seed: int, mnist: Path | None = None) -> Sequences:
-        """The first sequences of the test file, as long as they are there; see :meth:`Experiment.held_out`."""
+        """The first sequences of the test file, with all their frames; see :meth:`Experiment.held_out`."""
         return open_sequences(self.path("test"), "test").read(slice(sequences))
 
 

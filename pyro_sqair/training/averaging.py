@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A moving average of the weights, which evaluates better than the last ones do."""
+"""A moving average of the weights, which evaluates better than the last weights."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 class WeightAverage:
     """The exponential moving average a ← d·a + (1 − d)·w, after every update.
 
-    The decay d is min(decay, (1 + n) / (10 + n)) at update n = 0, 1, …, so that the initial weights are soon
-    forgotten even if `decay` is near one.
+    The decay d is min(decay, (1 + n) / (10 + n)) at update n = 0, 1, …, so that the influence of the initial weights
+    vanishes soon even if `decay` is near one.
 
     Args:
-        parameters: the weights to follow, by name; each once, though modules may share it.
+        parameters: the weights to average, by name; a parameter that modules share only once.
         decay: in [0, 1).
     """
 
@@ -30,7 +30,7 @@ class WeightAverage:
         self.values: dict[str, Tensor] = {k: p.detach().clone() for k, p in parameters.items()}
 
     def update(self, n: int) -> None:
-        """Takes the weights after update number `n` into the average."""
+        """Adds the weights after update number `n` to the average."""
         average = get_ema_multi_avg_fn(min(self.decay, (1 + n) / (10 + n)))
         average(list(self.values.values()), list(self._weights.values()), n)
 

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checkpoints: tensors and plain types in one file, written whole, checked before anything is touched."""
+"""Checkpoints: tensors and plain types in one file, written atomically and checked on loading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pyro_sqair.data.atomic import atomic_path
 FORMAT = 2
 _KEYS = frozenset({"format", "identity", "config", "step", "weights", "optimizer", "estimator", "average", "random"})
 _KEYS |= {"sums", "logged", "skipped", "metrics", "seconds"}
-# A file that is no archive, or a damaged one; one that PyTorch did not write; one that holds more than plain types.
+# Raised for files that are not archives, damaged, not written by PyTorch, or with other objects than plain types.
 _UNREADABLE = (
     zipfile.BadZipFile,
     RuntimeError,
@@ -39,25 +39,25 @@ def save_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
 
     Args:
         path: the file to write.
-        payload: tensors and plain types only, under the names of `_KEYS` but for `format`.
+        payload: tensors and plain types only; its keys are `_KEYS` without `format`.
     """
     with atomic_path(path) as temporary:
         torch.save({"format": FORMAT, **payload}, temporary)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU, without running code that the file may hold.
+    """Reads a checkpoint onto the CPU, without running code from the file.
 
     Args:
         path: a file of :func:`save_checkpoint`.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no checkpoint, is damaged, or is of another version.
+        ValueError: if the file is not a checkpoint, is damaged, or is of another version.
     """
     try:
         with zipfile.ZipFile(path) as archive:
-            # PyTorch writes checksums, and does not read them.
+            # PyTorch writes checksums but does not verify them.
             if (damaged := archive.testzip()) is not None:
                 raise zipfile.BadZipFile(f"bad checksum of {damaged}")
         payload = torch.load(path, map_location="cpu", weights_only=True)

@@ -1,48 +1,39 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a file is expected to hold against what it holds, entry by entry."""
+"""Comparison of the expected content of a file with its actual content, entry by entry."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+_MISSING = object()
+_MOST_LINES = 20
+
 
 def check_same(what: str, expected: Mapping[str, Any], got: Mapping[str, Any], path: Path) -> None:
-    """Compares two settings as JSON.
+    """Compares two settings as JSON values.
 
     Raises:
-        ValueError: names the entries that differ, nested ones as ``prior.units``, with both values.
+        ValueError: if entries differ; lists them with both values, nested ones as ``prior.units``.
     """
     ours, theirs = (_flat(json.loads(json.dumps(dict(settings)))) for settings in (expected, got))
-    lines = [
-        f"{name}: expected {ours.get(name, 'nothing')!r}, got {theirs.get(name, 'nothing')!r}"
-        for name in sorted(ours.keys() | theirs.keys())
-        if name not in ours or name not in theirs or ours[name] != theirs[name]
-    ]
-    if lines:
-        raise ValueError(_listing(f"expected {what}, got others in {path}", lines))
+    _check_entries(f"expected {what}, got others in {path}:", ours, theirs, repr)
 
 
 def check_weights(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) -> None:
-    """Compares names, shapes and types of tensors.
+    """Compares the names, dtypes and shapes of tensors.
 
     Raises:
-        ValueError: names the weights that differ.
+        ValueError: if they differ; lists the tensors.
     """
     ours, theirs = ({name: _describe(t) for name, t in tensors.items()} for tensors in (expected, got))
-    lines = [
-        f"{name}: expected {ours.get(name, 'nothing')}, got {theirs.get(name, 'nothing')}"
-        for name in sorted(ours.keys() | theirs.keys())
-        if ours.get(name) != theirs.get(name)
-    ]
-    if lines:
-        raise ValueError(_listing(f"expected the weights of this model, got others in {path}", lines))
+    _check_entries(f"expected the weights of this model, got others in {path}:", ours, theirs, str)
 
 
 def _describe(tensor: Tensor) -> str:
@@ -56,6 +47,16 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _listing(headline: str, lines: list[str], most: int = 20) -> str:
-    more = [f"and {len(lines) - most} more"] if len(lines) > most else []
-    return "\n  ".join([headline + ":", *lines[:most], *more])
+def _check_entries(
+    headline: str, expected: Mapping[str, Any], got: Mapping[str, Any], describe: Callable[[Any], str]
+) -> None:
+    lines = [headline]
+    for name in sorted(expected.keys() | got.keys()):
+        pair = expected.get(name, _MISSING), got.get(name, _MISSING)
+        if pair[0] != pair[1]:
+            ours, theirs = ("nothing" if value is _MISSING else describe(value) for value in pair)
+            lines.append(f"{name}: expected {ours}, got {theirs}")
+    if (more := len(lines) - 1 - _MOST_LINES) > 0:
+        lines[1 + _MOST_LINES :] = [f"and {more} more"]
+    if len(lines) > 1:
+        raise ValueError("\n  ".join(lines))

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every number of a training run, in one place that is saved with the run."""
+"""The configuration of training, which is saved with the run."""
 
 from __future__ import annotations
 
@@ -9,33 +9,34 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-# Shares are written by hand, as 0.4 or 1 / 3, so they need not add up to one exactly.
+# Shares such as 1 / 3 do not add up to one exactly.
 _SHARE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """How to train; the defaults are what trains the moving digits on a CPU within the hour.
+    """How to train; the defaults train the moving digits on a CPU within an hour.
 
     Attributes:
-        steps: updates in the whole run.
-        batch_size: sequences in a step, B.
-        num_particles: particles of the estimator, K. The trainer compares it with the estimator it is given.
+        steps: number of updates of the whole run.
+        batch_size: sequences per step, B.
+        num_particles: particles of the estimator, K.
         optimizer: "adam", or "rmsprop" as published.
-        learning_rate: rate once the warm-up is over.
-        final_learning_rate: rate of the last step; a half cosine leads there. Equal rates: constant.
-        learning_rate_changes: (step, rate) pairs that replace the cosine: from that step on, that rate.
+        learning_rate: rate after the warm-up.
+        final_learning_rate: rate of the last step, to which a half cosine falls.
+        learning_rate_changes: (step, rate) pairs that replace the cosine: the rate from that step on.
         warmup_steps: steps over which the rate rises linearly from near zero.
-        momentum: of RMSProp; Adam does not read it.
-        clip_norm: largest global norm of the gradient of the loss (the batch mean of −L / T); None: any.
-        curriculum: (length, share) pairs in the order of training: sequences of `length` frames for `share`
-            of the *compute*. A step costs its number of frames, so a stage gets steps in proportion to
-            share / length. Counted in steps and never by the clock, so a resumed run follows the same course.
-        ema_decay: of the moving average of the weights that validation sees; 0 keeps none.
-        log_every: steps averaged into one line of the log; the only steps at which the device is read.
+        momentum: of RMSProp; unused by Adam.
+        clip_norm: maximum global norm of the gradient of the loss (the batch mean of −L / T); None for no clipping.
+        curriculum: (length, share) pairs in the order of training: sequences of `length` frames for `share` of the
+            *compute*. The cost of a step is its number of frames, so the number of steps of a stage is proportional to
+            share / length.
+        ema_decay: of the moving average of the weights, which is used for validation; 0 for no average.
+        log_every: steps per log record; the device is read at these steps only.
         validate_every: steps between validations; the last step is always validated.
-        checkpoint_every: steps between checkpoints; the last step always makes one.
-        seed: of the batches, of the draws of model and guide, and of validation. Not of the initial weights.
+        checkpoint_every: steps between checkpoints; the last step is always saved.
+        seed: of the batches, of the draws of model and guide, of validation, and of the initial weights of
+            :meth:`~pyro_sqair.experiments.Experiment.programs`.
     """
 
     steps: int = 5600
@@ -94,12 +95,12 @@ class TrainingConfig:
 def published(steps: int = 1_000_000) -> TrainingConfig:
     """The recipe of SQAIR: RMSProp at 1e-5 for days on a GPU (Kosiorek et al. 2018, Appendix D.1).
 
-    The rate falls to 1/3 · 1e-5 after 400k and to 1e-6 after 1000k steps. Sequences start at three frames and
-    grow by one every 100k steps, to ten. The paper gives 2 · 10⁶ steps as the maximum and stops early; the
-    released code stops at 10⁶. Neither warms up nor clips.
+    The rate falls to 1/3 · 1e-5 after 400k and to 1e-6 after 1000k steps. Sequences have three frames at first and one
+    more every 100k steps, up to ten. The paper trains for at most 2 · 10⁶ steps with early stopping, the released code
+    for 10⁶ steps, both without warm-up and clipping.
 
     Args:
-        steps: updates in the run; another number stretches the curriculum in proportion, and not the rates.
+        steps: number of updates; scales the curriculum, but not the steps at which the rate falls.
     """
     cost = {length: float(length) for length in range(3, 10)} | {10: 3 * 10.0}
     total = sum(cost.values())
@@ -110,7 +111,6 @@ def published(steps: int = 1_000_000) -> TrainingConfig:
         final_learning_rate=1e-5,
         learning_rate_changes=((400_000, 1e-5 / 3), (1_000_000, 1e-6)),
         warmup_steps=0,
-        momentum=0.9,
         clip_norm=None,
         curriculum=tuple((length, part / total) for length, part in cost.items()),
         log_every=100,

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The device that a command is told to use."""
+"""Choice of the device by name."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of that name.
+    """Returns the device of that name.
 
     Args:
-        name: "auto" for a GPU where there is one, else "cpu", "cuda", "cuda:1", ...
+        name: "auto" for a GPU if there is one, otherwise the CPU; or "cpu", "cuda", "cuda:1", ...
 
     Raises:
-        ValueError: if PyTorch knows no such device, or does not find it here.
+        ValueError: if there is no such device.
     """
     found = torch.cuda.device_count()
     if name == "auto":
@@ -25,5 +25,5 @@ def choose_device(name: str) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f"expected a device 'auto', 'cpu', 'cuda' or 'cuda:N', got {name!r}") from error
     if device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= found):
-        raise ValueError(f"expected a device that PyTorch finds here, 'cpu' or one of {found} GPUs, got {name!r}")
+        raise ValueError(f"expected a device that is available, 'cpu' or one of {found} GPUs, got {name!r}")
     return device

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ctrl-C and SIGTERM as a polite request: finish the step, save, leave."""
+"""Ctrl-C and SIGTERM as a request to finish the step, save and stop."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 
 class Interruption:
-    """A context in which the first Ctrl-C or SIGTERM sets `requested`, and the second aborts at once.
+    """A context in which the first Ctrl-C or SIGTERM sets `requested`, and the second raises KeyboardInterrupt.
 
-    On leaving, the handlers are those of before. Only the main thread receives signals:
-    elsewhere this context does nothing.
+    The previous handlers are restored at the end. In other threads than the main one, which alone receives signals,
+    the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -33,12 +33,12 @@ class Interruption:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._before.items():
-            # None: installed from C, which Python can neither read nor put back.
+            # None is a handler installed from C, which Python can neither read nor restore.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        # Not print: a signal may arrive in the middle of one, and buffered output is not re-entrant.
-        os.write(2, b"\nfinishing this step, then saving; once more to abort\n")
+        # Not print: a signal may arrive during another print, and buffered output is not re-entrant.
+        os.write(2, b"\nfinishing this step and saving; a second signal aborts\n")

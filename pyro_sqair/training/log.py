@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The run's diary: one JSON object a line, which a resumed run continues as if never interrupted."""
+"""The log of a run: one JSON object per line. A resumed run continues it as if it had not been interrupted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from pyro_sqair.data.atomic import atomic_path
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a log, in order; a last line that a crash cut short is left out.
+    """Reads the records of a log, in order; ignores an incomplete last line, as after a crash.
 
     Raises:
-        ValueError: names the line that is no record, if another than the last.
+        ValueError: if another line is not a record; names the line.
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     records = []
@@ -27,19 +27,19 @@ def read_log(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number == len(lines):
                 break
-            raise ValueError(f"expected one JSON object a line, got {line!r} in {path}:{number}") from error
+            raise ValueError(f"expected one JSON object per line, got {line!r} in {path}:{number}") from error
     return records
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:
-    """Adds a line. Numbers that JSON cannot write, NaN and ±∞, become null."""
+    """Appends a record. NaN and ±∞, which JSON cannot represent, become null."""
     line = json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()})
     with path.open("a", encoding="utf-8") as file:
         file.write(line + "\n")
 
 
 def truncate_log(path: Path, step: int) -> None:
-    """Drops what was logged after `step`, so that a run resumed from there does not log it twice."""
+    """Removes records after `step`, so that a run resumed from there does not log them twice."""
     records = read_log(path) if path.exists() else []
     kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
     with atomic_path(path) as temporary:

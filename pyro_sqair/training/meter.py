@@ -1,10 +1,11 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Means of what training logs, summed on the device and read once per line of the log."""
+"""Means for the training log, summed on the device and read once per log record."""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -12,18 +13,16 @@ from torch import Tensor
 
 
 class Reading(NamedTuple):
-    """Means over the steps since the last reading; NaN if no step was taken.
+    """Means over the steps taken since the last reading; NaN if none was taken.
 
     Attributes:
         bound: nats per frame.
         gradient_norm: before clipping.
-        taken: steps taken.
-        skipped: steps whose loss or gradient was not finite.
+        skipped: number of steps whose loss or gradient was not finite.
     """
 
     bound: float
     gradient_norm: float
-    taken: int
     skipped: int
 
 
@@ -31,7 +30,7 @@ class Meter:
     """Sums the loss and the gradient norm of the steps that were taken.
 
     Args:
-        device: where the sums are kept; only :meth:`read` waits for it.
+        device: of the sums; only :meth:`read` synchronises with it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -45,15 +44,8 @@ class Meter:
         self.logged += 1
 
     def read(self) -> Reading:
-        """The means so far; the sums start again."""
+        """Returns the means and resets the sums."""
         loss, norm, taken = self.sums.tolist()
-        steps = round(taken)
-        reading = Reading(
-            -loss / taken if steps else float("nan"),
-            norm / taken if steps else float("nan"),
-            steps,
-            self.logged - steps,
-        )
+        skipped, self.logged = self.logged - round(taken), 0
         self.sums.zero_()
-        self.logged = 0
-        return reading
+        return Reading(-loss / taken, norm / taken, skipped) if taken else Reading(math.nan, math.nan, skipped)

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The line that tells how training goes, and when it will be over."""
+"""The progress line of training, with the time left."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from pyro_sqair.training.config import TrainingConfig
 from pyro_sqair.training.schedule import work
 
-# No {remaining}: tqdm counts steps, but they grow longer with the curriculum.
+# No {remaining}: tqdm would assume that all steps take the same time, but sequences grow with the curriculum.
 _FORMAT = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}, {rate_fmt}{postfix}]"
 _SECONDS_BETWEEN_LINES = 30.0
 
@@ -23,8 +23,8 @@ class Progress:
 
     Args:
         config: of the run.
-        step: where this run starts.
-        shown: False for silence.
+        step: number of steps done before.
+        shown: whether to print anything.
     """
 
     def __init__(self, config: TrainingConfig, step: int, shown: bool = True) -> None:
@@ -41,24 +41,17 @@ class Progress:
         )
 
     def advance(self) -> None:
-        """One more step is done."""
+        """Counts one more step."""
         self._bar.update()
 
     def describe(self, step: int, length: int, bound: float, count: float | None) -> None:
-        """Sets the numbers to show.
-
-        Args:
-            step: steps done.
-            length: frames in a sequence.
-            bound: nats a frame.
-            count: the latest count accuracy, if there is one.
-        """
+        """Sets the numbers to show: steps done, frames of a sequence, nats per frame, the latest count accuracy."""
         parts = [f"bound={bound:.1f}"] + ([] if count is None else [f"count={count:.3f}"])
         parts += [f"length={length}", f"eta={self._remaining(step)}"]
         self._bar.set_postfix_str(" ".join(parts), refresh=False)
 
     def close(self) -> None:
-        """Leaves the last line standing."""
+        """Closes the bar; its last line stays visible."""
         self._bar.close()
 
     def _remaining(self, step: int) -> str:

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What changes as training goes on, as pure functions of the step."""
+"""Learning rate and sequence length as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pyro_sqair.training.config import TrainingConfig
 
 
 def learning_rate(step: int, config: TrainingConfig) -> float:
-    """The rate of update number `step`, counted from 0.
+    """The learning rate of update number `step`, counted from 0.
 
-    Rises linearly, as (step + 1) / warmup_steps of `learning_rate`; then a half cosine in the *work* done
-    reaches `final_learning_rate` at the last step, so that the few, long steps at the end of a curriculum do not
-    all fall where the rate is next to nothing. With `learning_rate_changes`, plateaus take the cosine's place.
+    The warm-up is linear: `learning_rate` times (step + 1) / warmup_steps. Then a half cosine falls to
+    `final_learning_rate` at the last step. It is a function of the *work* done, because as a function of the step it
+    would be close to its end for most of the long sequences at the end of a curriculum. `learning_rate_changes` replace
+    the cosine by plateaus.
     """
     rise = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.learning_rate_changes:
@@ -33,9 +34,9 @@ def learning_rate(step: int, config: TrainingConfig) -> float:
 
 
 def stage_bounds(config: TrainingConfig) -> list[int]:
-    """First step of each stage of the curriculum, and `steps` at the end: one number more than stages.
+    """The first step of each stage of the curriculum, followed by the number of steps.
 
-    Stage i gets steps in proportion to share_i / length_i. A stage may get none when the run is very short.
+    The number of steps of stage i is proportional to share_i / length_i. It may be 0 in a very short run.
     """
     weights = [share / length for length, share in config.curriculum]
     total = math.fsum(weights)
@@ -44,7 +45,7 @@ def stage_bounds(config: TrainingConfig) -> list[int]:
 
 
 def sequence_length(step: int, config: TrainingConfig) -> int:
-    """Frames in the sequences of update number `step`, counted from 0."""
+    """Number of frames of the sequences of update number `step`, counted from 0."""
     for (length, _), stop in zip(config.curriculum, stage_bounds(config)[1:], strict=True):
         if step < stop:
             return length
@@ -52,7 +53,7 @@ def sequence_length(step: int, config: TrainingConfig) -> int:
 
 
 def work(step: int, config: TrainingConfig) -> int:
-    """Cost of the updates before `step`: their lengths, summed."""
+    """Cost of the updates before `step`: the sum of their sequence lengths."""
     return sum(
         length * (min(max(step, start), stop) - start)
         for (length, _), (start, stop) in zip(config.curriculum, pairwise(stage_bounds(config)), strict=True)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,35 +34,35 @@ from pyro_sqair.training.schedule import learning_rate, sequence_length
 from pyro_sqair.training.updater import Updater
 from pyro_sqair.training.weights import save_weights
 
-# A resumed run may differ in these: they say when things are written, not what is learned.
+# Settings that may change when a run is resumed: they do not affect what is learned.
 _FREE = frozenset({"validate_every", "checkpoint_every"})
 
 
 class Trainer:
-    """Trains a model and its guide; a run that was interrupted continues as if it had not been.
+    """Trains a model and its guide; an interrupted run continues as if it had not been interrupted.
 
-    It writes into `out`: `log.jsonl`, with a line of kind "train" every `log_every` steps and one of kind
-    "validation"; `checkpoint.pt`, to resume from; `weights.safetensors`, the averaged weights; and
-    `experiment.json`, if there is one. The draws of a run depend on `config.seed` alone, and leave PyTorch's global
-    generators as they were.
+    The folder `out` gets `log.jsonl`, with records of kind "train" and "validation"; `checkpoint.pt`, to resume from;
+    `weights.safetensors`, the averaged weights; and `experiment.json`, if there is one. The draws of a run depend on
+    `config.seed` alone. PyTorch's global generators are restored.
 
     Args:
         model: a module that is a Pyro model, called with frames [T, B, C, H, W].
-        guide: its guide, called likewise. All parameters of both must exist by now, on one device.
-        elbo: the estimator; `elbo(model, guide)(frames)` is −Σ_b L_b. One with a schedule of its own has a
-            `state_dict` and a `load_state_dict`, and is resumed with the run.
-        source: draws the sequences to learn from.
-        config: all the numbers.
-        out: folder of the run; made if need be.
-        validate: called with the number of steps done, every `validate_every` steps and at the end, without
-            gradients, with the averaged weights in place, and with the same random numbers every time;
-            returns what to log. The progress line shows its "count_accuracy".
-        identity: what model and guide are, as JSON-able settings; checkpoints and weights belong to one identity.
-        experiment: the content of `experiment.json`, as JSON-able settings; None writes no such file.
+        guide: its guide, called in the same way. All parameters of both must exist, on one device.
+        elbo: the estimator; `elbo(model, guide)(frames)` is −Σ_b L_b. One with a schedule has a `state_dict` and a
+            `load_state_dict`, and is resumed with the run.
+        source: draws the sequences to train on.
+        config: the configuration.
+        out: folder of the run; created if it is missing.
+        validate: called with the number of steps done, every `validate_every` steps and at the end, without gradients,
+            with the averaged weights, and with the same random numbers every time; returns what to log. The progress
+            line shows its "count_accuracy".
+        identity: the settings that determine model and guide, as JSON values; a checkpoint is resumed only if it has
+            the same.
+        experiment: the content of `experiment.json`, as JSON values; None for no such file.
         progress: whether to show a progress line.
 
     Raises:
-        ValueError: if `identity` is not JSON-able, there is nothing to train, or `elbo` has another number of
+        ValueError: if `identity` is not JSON-able, there are no parameters to train, or `elbo` has another number of
             particles than `config`.
     """
 
@@ -108,17 +108,17 @@ class Trainer:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the run's checkpoint is or will be."""
+        """The path of the checkpoint."""
         return self.out / "checkpoint.pt"
 
     def run(self) -> bool:
-        """Trains until the last step, Ctrl-C or SIGTERM; a second one of these aborts without saving.
+        """Trains until the last step, Ctrl-C or SIGTERM; a second signal aborts without saving.
 
         Returns:
-            Whether the run is finished; else it was interrupted after a saved step. A finished run does nothing.
+            Whether the run is finished; otherwise it was interrupted and saved. A finished run does nothing.
 
         Raises:
-            FileExistsError: if this run is fresh but its folder holds the checkpoint of another.
+            FileExistsError: if a new run has a folder with a checkpoint.
             FloatingPointError: if no step of a whole logging interval had a finite loss and gradient.
         """
         if self.step >= self.config.steps:
@@ -128,7 +128,7 @@ class Trainer:
                 f"expected a folder without a checkpoint, got {self.out}; resume its run or name another"
             )
         with ExitStack() as stack:
-            # A store of its own: a PyroParam would take the value of its namesake in another model's.
+            # An empty store: a PyroParam would take the value of a PyroParam of the same name in another model.
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(isolated(self.device))
             interruption = stack.enter_context(Interruption())
@@ -136,7 +136,7 @@ class Trainer:
             stack.callback(progress.close)
             restore(self._random, self.device)
             frames = self._batch()
-            self._rehearse(frames)  # before any file is touched
+            self._rehearse(frames)  # before any file is written
             truncate_log(self.out / "log.jsonl", self.step)
             if self.experiment is not None:
                 write_json(self.out / "experiment.json", self.experiment)
@@ -147,26 +147,24 @@ class Trainer:
         return self.step >= self.config.steps
 
     def complete(self) -> bool:
-        """Resumes the run if its folder holds a checkpoint, and trains until the last step; see `resume` and `run`."""
+        """Resumes the run if its folder has a checkpoint, and trains until the last step; see `resume` and `run`."""
         if self.checkpoint.exists():
             self.resume()
             print(f"continuing {self.out} at step {self.step}; for a new run, remove the folder or name another")
         return self.run()
 
     def resume(self) -> None:
-        """Restores the state of the checkpoint; if it does not fit this run, nothing is changed.
+        """Restores the state of the checkpoint; after an error, nothing has changed.
 
         Raises:
-            FileNotFoundError: if there is no such file.
-            ValueError: if the file is damaged, or of another model or training; it says what differs.
+            FileNotFoundError: if there is no checkpoint.
+            ValueError: if the file is damaged, or of another model or training; lists what differs.
         """
         path, payload = self.checkpoint, load_checkpoint(self.checkpoint)
         remedy = "for a new run, remove that folder or name another"
         check_same(f"a checkpoint of this model ({remedy})", self.identity, payload["identity"], path)
-        ours, theirs = (
-            {k: v for k, v in c.items() if k not in _FREE} for c in (asdict(self.config), payload["config"])
-        )
-        check_same(f"a checkpoint of this training ({remedy})", ours, theirs, path)
+        configs = ({k: v for k, v in c.items() if k not in _FREE} for c in (asdict(self.config), payload["config"]))
+        check_same(f"a checkpoint of this training ({remedy})", *configs, path)
         check_weights(self.objective.state_dict(), payload["weights"], path)
         if load := getattr(self.estimator, "load_state_dict", None):
             load(payload["estimator"])
@@ -182,18 +180,16 @@ class Trainer:
         self.seconds, self._random = payload["seconds"], payload["random"]
         self._meter.sums, self._meter.logged = payload["sums"].to(self.device), payload["logged"]
 
-    @contextmanager
-    def averaged_weights(self) -> Iterator[None]:
+    def averaged_weights(self) -> AbstractContextManager[None]:
         """A context in which model and guide hold the moving average of their weights, if there is one."""
-        with nullcontext() if self.average is None else self.average.swapped_in():
-            yield
+        return nullcontext() if self.average is None else self.average.swapped_in()
 
     def _loop(self, interruption: Interruption, progress: Progress, frames: Tensor | None) -> None:
         began, before, saved = time.monotonic(), self.seconds, -1
         while self.step < self.config.steps:
             with pyro.validation_enabled(False):
                 self._update(self._batch() if frames is None else frames)
-            frames = None  # the first batch was drawn to be checked
+            frames = None  # only the first batch has been drawn already, for the checks
             progress.advance()
             self.seconds = before + time.monotonic() - began
             if self._due(self.config.log_every):
@@ -216,7 +212,7 @@ class Trainer:
 
     def _batch(self) -> Tensor:
         config, length = self.config, sequence_length(self.step, self.config)
-        # One for every step, so that a batch depends neither on the draws before it nor on the model's.
+        # A new generator in every step, so that a batch is independent of all earlier draws.
         generator = torch.Generator(self.source.device)
         generator.manual_seed(derive_seed("batch", config.seed, self.step))
         frames = self.source.sample(config.batch_size, length, generator).frames
@@ -227,11 +223,11 @@ class Trainer:
     def _update(self, frames: Tensor) -> None:
         check = getattr(self.objective.model, "check", None)
         if check is not None and self.step % self.config.log_every == 0:
-            check(frames)  # reads the device, which is read for the log at about this time
+            check(frames)  # reads the device, so only in steps next to those that do so for the log
         try:
             loss = self.objective(frames) / frames.shape[:2].numel()
         except (RuntimeError, ValueError):
-            self._rehearse(frames)  # says what is wrong with the frames, if that is what it was
+            self._rehearse(frames)  # raises a clearer error if the frames are invalid
             raise
         norm, finite = self.updater.update(loss, learning_rate(self.step, self.config))
         if self.average is not None:
@@ -240,10 +236,10 @@ class Trainer:
         self.step += 1
 
     def _rehearse(self, frames: Tensor) -> None:
-        """Runs the programs once under Pyro's checks, which would slow down every step, and leaves no trace.
+        """Runs the programs once with Pyro's validation, which is too slow for every step, and restores all state.
 
-        Estimators may run them once more at their first call, to count the plates. Were that the first step
-        after resuming, it would draw numbers that an uninterrupted run does not draw there.
+        This is also the first call of the estimator, which may run the programs once more to count the plates. In the
+        first step after resuming, this would draw numbers that an uninterrupted run does not draw.
         """
         buffers = [(buffer, buffer.clone()) for buffer in self.objective.buffers()]
         with isolated(self.device), torch.no_grad(), pyro.validation_enabled(True):
@@ -283,14 +279,13 @@ class Trainer:
         append_record(self.out / "log.jsonl", record | self.metrics)
 
     def _save(self) -> None:
-        estimator = getattr(self.estimator, "state_dict", dict)
         payload: dict[str, Any] = {
             "identity": self.identity,
             "config": asdict(self.config),
             "step": self.step,
             "weights": dict(self.objective.state_dict()),
             "optimizer": self.updater.optimizer.state_dict(),
-            "estimator": estimator(),
+            "estimator": getattr(self.estimator, "state_dict", dict)(),
             "average": None if self.average is None else self.average.values,
             "random": capture(self.device),
             "sums": self._meter.sums,
@@ -300,6 +295,6 @@ class Trainer:
             "seconds": self.seconds,
         }
         save_checkpoint(self.checkpoint, payload)
-        pair = self.objective.model, self.objective.guide
+        path, pair = self.out / "weights.safetensors", (self.objective.model, self.objective.guide)
         with self.averaged_weights():
-            save_weights(self.out / "weights.safetensors", *pair, self.identity, self.step)
+            save_weights(path, *pair, self.identity, self.step)

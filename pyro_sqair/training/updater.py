@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""One update of the weights: clip, skip what is not finite, step."""
+"""Updates of the weights with gradient clipping; non-finite updates are skipped."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _RMSPROP_EPSILON = 1e-5
 
 
 class Updater:
-    """An optimiser that never steps on a NaN.
+    """An optimiser that skips steps whose loss or gradient is not finite.
 
-    Adam runs fused: one kernel for all weights, which skips the step on the device itself, without the host
-    ever waiting for the answer. RMSProp has no such kernel, so there the host reads one number a step.
+    Adam is fused: one kernel for all weights, which skips a step on the device, without synchronisation. RMSProp has no
+    such kernel, so the host reads one number from the device in every step.
 
     Args:
         parameters: the weights.
-        config: names the optimiser and the clipping.
+        config: with the optimiser and the clipping.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:
@@ -46,14 +46,14 @@ class Updater:
             )
 
     def update(self, loss: Tensor, rate: float) -> tuple[Tensor, Tensor]:
-        """Goes one step down `loss`, unless it or its gradient is not finite.
+        """Takes one step, unless `loss` or its gradient is not finite.
 
         Args:
             loss: a scalar that depends on the weights.
             rate: the learning rate.
 
         Returns:
-            the global norm of the gradient before clipping, and whether the step was taken; scalars.
+            The global norm of the gradient before clipping, and whether the step was taken; scalars.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -62,7 +62,7 @@ class Updater:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         if self._skips_on_device:
-            # The way by which torch.amp.GradScaler makes a fused optimiser skip.
+            # torch.amp.GradScaler lets a fused optimiser skip a step in the same way.
             self.optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
             self.optimizer.step()
         elif bool(finite):

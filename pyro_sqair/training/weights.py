@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Weights of a model and its guide in one safetensors file, which says what they belong to."""
+"""Weights of a model and its guide in one safetensors file, together with the identity of the pair."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FORMAT = 1
 def save_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mapping[str, Any], step: int) -> None:
     """Writes the weights of a pair; until the new file is safe on disk, `path` holds the old one.
 
-    What model and guide share is stored once. The header holds the identity, the step and a checksum.
+    Tensors that model and guide share are stored once. The header holds the identity, the step and a checksum.
 
     Args:
         path: the file to write.
         model: a model.
         guide: its guide.
-        identity: what the pair is, as JSON-able settings; see :func:`load_weights`.
-        step: the number of updates after which the weights were taken.
+        identity: the settings that determine the pair, as JSON values; see :func:`load_weights`.
+        step: the number of updates so far.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(model, guide).items()}
     header = {"format": FORMAT, "step": step, "model": dict(identity), "checksum": _checksum(tensors)}
@@ -42,20 +42,20 @@ def save_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mappi
 
 @torch.no_grad()
 def load_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mapping[str, Any]) -> int:
-    """Puts stored weights into a pair: all of them or, if anything is wrong, none.
+    """Copies stored weights into a pair: all of them or, after an error, none.
 
     Args:
         path: a file of :func:`save_weights`.
         model: a model built like the one that was saved.
         guide: its guide.
-        identity: what the pair is; the file must say the same.
+        identity: must equal the identity that was saved.
 
     Returns:
         The step at which the weights were saved.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is damaged, of a newer version or of another model; with what differs.
+        ValueError: if the file is damaged, of another version or of another model; lists what differs.
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected weights in {path}, found no such file")
@@ -65,28 +65,26 @@ def load_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mappi
             stored = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, ValueError) as error:
         raise ValueError(
-            f"expected a safetensors file of weights, got one that is damaged ({error}): {path}"
+            f"expected weights saved by pyro_sqair, got a damaged or foreign file ({error}): {path}"
         ) from error
     if missing := {"format", "step", "model", "checksum"} - header.keys():
         raise ValueError(
             f"expected weights saved by pyro_sqair, got a file without {sorted(missing)} in its header: {path}"
         )
     if header["format"] != FORMAT:
-        raise ValueError(f"expected weights of format {FORMAT}, got {header['format']}, of another version, in {path}")
+        raise ValueError(f"expected weights of format {FORMAT}, got {header['format']} in {path}")
     check_same("weights of this model", identity, header["model"], path)
     weights = _weights(model, guide)
     check_weights(weights, stored, path)
     if _checksum(stored) != header["checksum"]:
-        raise ValueError(
-            f"expected weights with the checksum that was stored with them, got others, damaged, in {path}"
-        )
+        raise ValueError(f"expected weights with the stored checksum, got damaged weights in {path}")
     for name, weight in weights.items():
         weight.copy_(stored[name])
     return int(header["step"])
 
 
 def _weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name; what the two share, once, under its name in the model."""
+    """Parameters and buffers by name; shared ones once, under their name in the model."""
     named = nn.ModuleDict({"model": model, "guide": guide}).state_dict(keep_vars=True)
     first: dict[int, str] = {}
     for name, tensor in named.items():

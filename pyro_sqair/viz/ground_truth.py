@@ -28,28 +28,19 @@ def draw_ground_truth(sequences: Sequences, path: str | Path, rows: int = 6, col
     draw_strips([_truth(sequences.slice(slice(rows)), "frames")], path, columns)
 
 
-def animate_ground_truth(
-    sequences: Sequences,
-    path: str | Path,
-    rows: int = 6,
-    columns: int = 3,
-    zoom: int | None = None,
-    fps: float = 5.0,
-) -> None:
+def animate_ground_truth(sequences: Sequences, path: str | Path, rows: int = 6, fps: float = 5.0) -> None:
     """Writes a looping GIF of sequences with boxes coloured by the object's id.
 
     Args:
         sequences: what to draw; without objects (M = 0) there are no boxes.
         path: of the GIF.
         rows: largest number of sequences, from the start of the batch.
-        columns: sequences in a row.
-        zoom: pixels per pixel of a frame; None for frames about 200 pixels wide.
         fps: frames per second.
 
     Raises:
-        ValueError: if the shapes do not fit, the path does not end in .gif, or a number is not positive.
+        ValueError: if the shapes do not fit, the path does not end in .gif, or `fps` is not positive.
     """
-    animate_strips([_truth(sequences.slice(slice(rows)), "ground truth")], path, columns, zoom, fps)
+    animate_strips([_truth(sequences.slice(slice(rows)), "ground truth")], path, fps)
 
 
 def _truth(sequences: Sequences, label: str) -> Strip:

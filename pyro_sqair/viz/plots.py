@@ -3,7 +3,7 @@
 
 """Plots of numbers: training curves, and comparisons of systems."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_sqair.data.atomic import atomic_path
-from pyro_sqair.training.log import read_log
 
 # Okabe and Ito's palette, for colour-blind readers.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -22,21 +21,20 @@ _BANDS = ("#F4F4F4", "#E4E4E4")
 Records = Sequence[Mapping[str, Any]]
 
 
-def draw_curves(log: str | Path | Iterable[Mapping[str, Any]], path: str | Path) -> None:
+def draw_curves(records: Records, path: str | Path) -> None:
     """Draws the bound, the count accuracy and the gradient norm over the steps of a run.
 
     Bands in the background mark the stages of the curriculum. A null in the log is a gap in the curve.
 
     Args:
-        log: a `log.jsonl` of the trainer, or its records. Those of kind "train" hold `step`, `length`, `bound` in nats
-            per frame and `gradient_norm`; those of kind "validation" hold `step` and optionally `bound` in nats per
-            frame and `count_accuracy`.
+        records: the log of the trainer. Records of kind "train" hold `step`, `length`, `bound` in nats per frame and
+            `gradient_norm`; those of kind "validation" hold `step` and optionally `bound` in nats per frame and
+            `count_accuracy`.
         path: of the image; the suffix determines the format.
 
     Raises:
         ValueError: if there is no record of training, or the image format is unknown.
     """
-    records = read_log(Path(log)) if isinstance(log, str | Path) else list(log)
     training = [record for record in records if record["kind"] == "train"]
     validation = [record for record in records if record["kind"] == "validation"]
     if not training:

@@ -21,6 +21,7 @@ _MARGIN, _FIGURE_GAP, _ANIMATION_GAP = 30, 5, 4  # at the edges; between frames
 _FIGURE_GROUP_GAP, _ANIMATION_GROUP_GAP = 18, 20  # between sequences
 _FONT = 18
 
+_ANIMATION_COLUMNS = 3  # sequences in a row
 _PALETTE_FRAMES = 8  # the palette of an animation is computed from at most this many of its images
 
 
@@ -115,30 +116,26 @@ def draw_strips(strips: list[Strip], path: str | Path, columns: int, seen: int |
         Image.fromarray(mosaic.render()).save(temporary)
 
 
-def animate_strips(strips: list[Strip], path: str | Path, columns: int, zoom: int | None, fps: float) -> None:
-    """Writes a looping GIF: the strips of a sequence side by side, the sequences in rows of `columns`.
+def animate_strips(strips: list[Strip], path: str | Path, fps: float) -> None:
+    """Writes a looping GIF: the strips of a sequence side by side, three sequences in a row.
 
     Args:
         strips: with the same number of sequences and the same size of frames; the first determines the length.
         path: of the GIF.
-        columns: sequences in a row.
-        zoom: pixels per pixel of a frame; None for frames about 200 pixels wide.
         fps: frames per second.
 
     Raises:
-        ValueError: if the path does not end in .gif, or a number is not positive.
+        ValueError: if the path does not end in .gif, or `fps` is not positive.
     """
     if Path(path).suffix.lower() != ".gif":
         raise ValueError(f"expected a path that ends in .gif, got {path}")
     if fps <= 0:
         raise ValueError(f"expected fps above 0, got {fps}")
-    if columns < 1:
-        raise ValueError(f"expected columns of at least 1, got {columns}")
     length, batch, height, width, _ = strips[0].pictures.shape
-    zoom = zoom or max(1, round(_ANIMATION_FRAME / width))
+    zoom = max(1, round(_ANIMATION_FRAME / width))
     pitch, row = width * zoom + _ANIMATION_GAP, height * zoom + _ANIMATION_GROUP_GAP
     group = len(strips) * pitch - _ANIMATION_GAP + _ANIMATION_GROUP_GAP
-    columns = min(columns, batch)
+    columns = min(_ANIMATION_COLUMNS, batch)
     rows = -(-batch // columns)
     labels = " | ".join(strip.label for strip in strips)
 

@@ -29,15 +29,7 @@ def draw_tracks(frames: Tensor, rollout: Rollout, path: str | Path, sequences: i
     draw_strips(_pair(frames, rollout, sequences, ("input", "inferred")), path, columns)
 
 
-def animate_tracks(
-    frames: Tensor,
-    rollout: Rollout,
-    path: str | Path,
-    sequences: int = 6,
-    columns: int = 3,
-    zoom: int | None = None,
-    fps: float = 5.0,
-) -> None:
+def animate_tracks(frames: Tensor, rollout: Rollout, path: str | Path, sequences: int = 6, fps: float = 5.0) -> None:
     """Writes a looping GIF of input frames beside their reconstructions with boxes.
 
     Args:
@@ -45,14 +37,12 @@ def animate_tracks(
         rollout: reconstruction of at least as many frames.
         path: of the GIF.
         sequences: largest number of sequences, from the start of the batch.
-        columns: sequences in a row.
-        zoom: pixels per pixel of a frame; None for frames about 200 pixels wide.
         fps: frames per second.
 
     Raises:
-        ValueError: if the shapes do not fit, the path does not end in .gif, or a number is not positive.
+        ValueError: if the shapes do not fit, the path does not end in .gif, or `fps` is not positive.
     """
-    animate_strips(_pair(frames, rollout, sequences, ("input", "inferred")), path, columns, zoom, fps)
+    animate_strips(_pair(frames, rollout, sequences, ("input", "inferred")), path, fps)
 
 
 def draw_prediction(

@@ -4,6 +4,8 @@
 """`pyro-sqair train`: any file of sequences, with the same command."""
 
 import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,15 @@ import torch
 import pyro_sqair
 from pyro_sqair.cli import main
 from pyro_sqair.cli.train import Train
-from pyro_sqair.data import BouncingBalls, SequenceDataset, SequenceWriter, four_balls, held_out, write_sequences
+from pyro_sqair.data import (
+    BallsConfig,
+    BouncingBalls,
+    SequenceDataset,
+    SequenceWriter,
+    four_balls,
+    held_out,
+    write_sequences,
+)
 from pyro_sqair.experiments import FileVideos, file_experiment
 from pyro_sqair.models import SizedWhere
 
@@ -44,7 +54,7 @@ def test_trains_reports_and_continues(balls: Path, capsys: pytest.CaptureFixture
     assert json.loads((out / "metrics.json").read_text())["seconds"] == metrics["seconds"]
 
 
-def test_without_ground_truth_nothing_is_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = held_out(BouncingBalls(four_balls()), 6, 5, 0)
     nobody = torch.zeros(5, 6, 1, dtype=torch.bool)
     unknown = known._replace(
@@ -100,54 +110,48 @@ class TestExperiment:
         assert torch.equal(*batches)
 
 
-class TestRefusals:
-    def refused(self, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-        assert main(["train", *map(str, arguments), *SMALL]) == 1
-        return capsys.readouterr().err
+class TestErrors:
+    @pytest.fixture
+    def error(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+        """Returns the error message of a command, which must not create the folder of the run."""
 
-    def test_missing_files(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "none.h5" in self.refused(capsys, balls / "none.h5")
+        def error(train: object, *arguments: object) -> str:
+            assert main(["train", str(train), "--out", str(balls / "run"), *SMALL, *map(str, arguments)]) == 1
+            assert not (balls / "run").exists()
+            return capsys.readouterr().err
+
+        return error
+
+    def test_missing_files(self, balls: Path, error: Callable[..., str]) -> None:
+        assert "none.h5" in error(balls / "none.h5")
         (balls / "test.h5").unlink()
-        assert "--test" in self.refused(capsys, balls / "train.h5", "--out", balls / "run")
-        assert not (balls / "run").exists()
+        assert "--test" in error(balls / "train.h5")
 
-    def test_frames_of_another_size(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        config = four_balls().__class__(crop=40)
-        path = balls / "other.h5"
-        write_sequences(path, BouncingBalls(config), 2, 5, 0, generator="balls", progress=False)
-        message = self.refused(capsys, balls / "train.h5", "--test", path, "--out", balls / "run")
-        assert "expected test frames of (50, 50)" in message and "(40, 40)" in message
-
-    def test_numbers_out_of_range_and_devices_that_are_not_there(
-        self, balls: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        ("options", "words"),
+        [
+            ("--sequences 0", "got 0 and 1"),
+            ("--sequences -1", "got -1 and 1"),
+            ("--threads 0", "got 4 and 0"),
+            ("--device cuda:1", "got 'cuda:1'"),
+            ("--object-size 8 60", r"\(50, 50\).*\(8.0, 60.0\)"),
+            ("--glimpse 51 20", r"\(51, 20\)"),
+            ("--system vrnn --object-size 5 5", "of objects for vrnn"),
+            ("--system conv-vrnn --object-costs 5 5", "of objects for conv-vrnn"),
+            ("--system air --object-costs 5 5", "of objects for air"),
+        ],
+    )
+    def test_options(
+        self, balls: Path, error: Callable[..., str], options: str, words: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-        for words, got in (
-            (["--sequences", "0"], "got 0 and 1"),
-            (["--sequences", "-1"], "got -1 and 1"),
-            (["--threads", "0"], "got 4 and 0"),
-            (["--device", "cuda:1"], "got 'cuda:1'"),
-        ):
-            assert main(["train", str(balls / "train.h5"), "--out", str(balls / "run"), *SMALL, *words]) == 1
-            assert got in capsys.readouterr().err
-        assert not (balls / "run").exists()
+        assert re.search(words, error(balls / "train.h5", *options.split()))
 
-    def test_objects_larger_than_the_frame(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        message = self.refused(capsys, balls / "train.h5", "--object-size", 8, 60, "--out", balls / "run")
-        assert "(50, 50)" in message and "(8.0, 60.0)" in message
-
-    def test_options_that_a_system_has_no_use_for(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        for system, option in (("vrnn", "--object-size"), ("conv-vrnn", "--object-costs"), ("air", "--object-costs")):
-            message = self.refused(capsys, balls / "train.h5", "--system", system, option, 5, 5, "--out", balls / "run")
-            assert f"of objects for {system}" in message
-
-    def test_more_objects_than_slots_in_either_file(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        path = balls / "one.h5"
-        one = BouncingBalls(four_balls().__class__(min_balls=1, max_balls=1))
-        write_sequences(path, one, 2, 5, 0, generator="balls", progress=False)
-        for files in ((balls / "train.h5", "--test", path), (path, "--test", balls / "train.h5")):
-            message = self.refused(capsys, *files, "--slots", 3, "--out", balls / "run")
+    def test_files_that_do_not_fit(self, balls: Path, error: Callable[..., str]) -> None:
+        for name, config in (("small.h5", BallsConfig(crop=40)), ("one.h5", BallsConfig(min_balls=1, max_balls=1))):
+            write_sequences(balls / name, BouncingBalls(config), 2, 5, 0, generator="balls", progress=False)
+        message = error(balls / "train.h5", "--test", balls / "small.h5")
+        assert "expected test frames of (50, 50)" in message and "(40, 40)" in message
+        for train, test in (("train.h5", "one.h5"), ("one.h5", "train.h5")):
+            message = error(balls / train, "--test", balls / test, "--slots", 3)
             assert "at least 4 slots" in message and "train.h5, got 3" in message
-
-    def test_glimpse_larger_than_the_frame(self, balls: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "(51, 20)" in self.refused(capsys, balls / "train.h5", "--glimpse", 51, 20, "--out", balls / "run")

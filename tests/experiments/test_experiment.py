@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A run is trained, continued and loaded; folders and files that are none, or another's, are named."""
+"""Runs are trained, continued and loaded; errors name missing, damaged and foreign files."""
 
 import json
 import os
@@ -40,7 +40,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of a trained run, to do harm to."""
+    """A copy of a trained run, to be modified."""
     return Path(shutil.copytree(trained, tmp_path / "run"))
 
 
@@ -51,7 +51,7 @@ def evaluate(pair: tuple[torch.nn.Module, torch.nn.Module]) -> torch.Tensor:
 
 
 class TestLoad:
-    def test_gives_the_averaged_weights_and_needs_nothing_but_two_files(self, trained: Path, tmp_path: Path) -> None:
+    def test_averaged_weights_from_two_files(self, trained: Path, tmp_path: Path) -> None:
         for name in ("experiment.json", "weights.safetensors"):
             shutil.copy(trained / name, tmp_path)
         state = torch.get_rng_state()
@@ -68,11 +68,7 @@ class TestLoad:
         again = TINY.train(trained, device="cpu", progress=False)  # finished: only loaded
         assert torch.equal(evaluate(again[1:]), evaluate((model, guide)))
 
-    def test_never_unpickles(self, run: Path) -> None:
-        torch.save(torch.nn.Linear(2, 2), run / "checkpoint.pt")  # would run code of the file's choosing
-        pyro_sqair.load(run)
-
-    def test_folders_that_are_no_runs(self, run: Path, tmp_path: Path) -> None:
+    def test_folders_that_are_not_runs(self, run: Path, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError, match="expected the folder of a run, found none: .*nowhere"):
             pyro_sqair.load(tmp_path / "nowhere")
         with pytest.raises(FileNotFoundError, match="found a file: .*log.jsonl"):
@@ -93,7 +89,7 @@ class TestLoad:
             ("[1, 2]", "expected an experiment with its format, got something else"),
             ('{"training": {}}', "expected an experiment with its format, got something else"),
             ('{"format": 2, "pyro_sqair": "9.0", "experiment": {}}', "format 1, got 2, written by pyro_sqair 9.0"),
-            ('{"format": 1, "experiment": {"type": "Preset"}}', "expected a Experiment, got 'Preset'"),
+            ('{"format": 1, "experiment": {"type": "Preset"}}', "expected type Experiment, got 'Preset'"),
         ],
     )
     def test_damaged_experiments(self, run: Path, content: str, message: str) -> None:
@@ -105,16 +101,6 @@ class TestLoad:
         path = run / "experiment.json"
         path.write_text(path.read_text().replace('"hidden_size": 4', '"hidden_size": 5'))
         with pytest.raises(ValueError, match=r"weights.safetensors:\n  system.hidden_size: expected 5, got 4"):
-            pyro_sqair.load(run)
-
-    def test_weights_of_another_run(self, run: Path, tmp_path: Path) -> None:
-        other = replace(TINY, system=SQAIRSystem(hidden_size=4, object_costs=(5.0, 10.0)))
-        other.train(tmp_path / "other", device="cpu", progress=False)
-        shutil.copy(tmp_path / "other" / "weights.safetensors", run)
-        with pytest.raises(ValueError, match="system.object_costs: expected None, got"):
-            pyro_sqair.load(run)
-        (run / "weights.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:-1])
-        with pytest.raises(ValueError, match="damaged .*weights.safetensors"):
             pyro_sqair.load(run)
 
 
@@ -171,14 +157,14 @@ class TestTrain:
             TINY.train(tmp_path, device="cpu", progress=False)
         assert [path.name for path in tmp_path.iterdir()] == ["experiment.json"]
 
-    def test_programs_of_ones_own(self, tmp_path: Path) -> None:
+    def test_custom_programs(self, tmp_path: Path) -> None:
         def programs() -> tuple:
             model, guide = TINY.programs()
             model.propagation_prior = RandomWalkPrior(2, 6)
             return model, guide
 
         _, *pair = TINY.train(tmp_path, device="cpu", programs=programs(), progress=False)
-        with pytest.raises(ValueError, match="expected a model and a guide to be passed as `programs`, got none"):
+        with pytest.raises(ValueError, match="expected `programs`, a model and guide like those that .* got none"):
             pyro_sqair.load(tmp_path)
         experiment, *loaded = pyro_sqair.load(tmp_path, programs=programs())
         assert experiment == replace(TINY, custom=True)
@@ -194,6 +180,6 @@ class TestTrain:
 
 
 @pytest.mark.parametrize("name", ["gpu", "CUDA", "mps", "", "cpu:cpu", "cuda:99"])
-def test_devices_that_are_not_there(name: str) -> None:
+def test_unknown_and_missing_devices(name: str) -> None:
     with pytest.raises(ValueError, match=f"expected a device .* got '{name}'"):
         choose_device(name)

@@ -1,53 +1,48 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every preset makes a model, a guide and data that fit together."""
+"""The model, guide and data of every preset fit together, and the parts of a system follow its settings."""
 
 import dataclasses
-import json
 
 import pytest
 import torch
 
 from pyro_sqair.experiments.presets import PRESETS, preset
 from pyro_sqair.experiments.systems import AIRSystem, SQAIRSystem, VRNNSystem
+from pyro_sqair.experiments.videos import DigitVideos
 from pyro_sqair.infer import check_sites
-from pyro_sqair.models import CategoricalCount, FixedCount, GuidedWalkConfig
+from pyro_sqair.models import (
+    CategoricalCount,
+    FixedCount,
+    GRUPriorConfig,
+    GRUPropagationPrior,
+    GuidedWalkConfig,
+    GuidedWalkPrior,
+    RandomWalkConfig,
+    RandomWalkPrior,
+)
 from pyro_sqair.nn.convolutions import ConvolutionConfig
-from pyro_sqair.nn.relations import InteractionConfig
+from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))
-class TestEveryPreset:
-    def test_programs_fit(self, name):
-        chosen = preset(name)
-        model, guide = chosen.programs()
-        scene = chosen.scene
-        assert chosen.name == name
-        assert model.scene == guide.scene == scene
-        if chosen.system.name == "sqair":
-            assert guide.discovery.encoder is model.discovery_prior.encoder
-        check_sites(model, guide, torch.rand(2, 1, scene.channels, *scene.image_size))
-
-    def test_count_prior(self, name):
-        chosen = preset(name)
-        if chosen.system.name != "sqair":
-            return
-        count = chosen.programs()[0].discovery_prior.count
+def test_programs_of_every_preset(name):
+    chosen = preset(name)
+    model, guide = chosen.programs()
+    scene = chosen.scene
+    assert chosen.name == name
+    assert model.scene == guide.scene == scene
+    if isinstance(chosen.system, SQAIRSystem):
+        assert guide.discovery.encoder is model.discovery_prior.encoder
         assert chosen.has_fixed_count_prior == (chosen.system.object_costs is not None)
+        count = model.discovery_prior.count
         if chosen.has_fixed_count_prior:
-            assert isinstance(count, FixedCount)
-            assert count.costs == chosen.system.object_costs
+            assert isinstance(count, FixedCount) and count.costs == chosen.system.object_costs
         else:
             assert isinstance(count, CategoricalCount)
-
-    def test_identity_is_json(self, name):
-        identity = preset(name).identity()
-        assert json.loads(json.dumps(identity))["scene"]["what_dim"] == preset(name).scene.what_dim
-
-    def test_programs_are_made_anew(self, name):
-        first, second = preset(name).programs()[0], preset(name).programs()[0]
-        assert not set(first.parameters()) & set(second.parameters())
+    check_sites(model, guide, torch.rand(2, 1, scene.channels, *scene.image_size))
+    assert not set(model.parameters()) & set(chosen.programs()[0].parameters())  # new parameters in each call
 
 
 def test_identity_tells_models_apart():
@@ -70,6 +65,20 @@ def test_identity_tells_models_apart():
     assert dataclasses.replace(base, name="other").identity() == base.identity()
 
 
+@pytest.mark.parametrize(
+    ("dynamics", "prior"),
+    [(GRUPriorConfig, GRUPropagationPrior), (RandomWalkConfig, RandomWalkPrior), (GuidedWalkConfig, GuidedWalkPrior)],
+)
+@pytest.mark.parametrize("relations", [None, InteractionConfig(), MemoryCoreConfig()])
+def test_propagation_prior_and_relations(dynamics, prior, relations):
+    system = SQAIRSystem(8, propagation=dynamics(-2.0), relations=relations)
+    model, guide = system.programs(preset("embedded-digits").scene)
+    assert type(model.propagation_prior) is prior
+    assert model.propagation_prior.readout.bias[-7:].mean().item() == pytest.approx(-2.0, abs=0.4)
+    if relations is not None:
+        assert model.propagation_prior.relations is guide.propagation.relations
+
+
 def test_decoder_of_its_own_size():
     system = SQAIRSystem(hidden_size=8, decoder_size=24, output_scale=0.5)
     model, guide = system.programs(preset("embedded-digits").scene)
@@ -79,21 +88,19 @@ def test_decoder_of_its_own_size():
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_embedded_digits_fit_the_programs(split):
-    chosen = preset("embedded-digits")
-    source = chosen.source(split)
-    batch = source.sample(3, 2, torch.Generator().manual_seed(0))
-    scene = chosen.scene
-    assert batch.frames.shape == (2, 3, scene.channels, *scene.image_size)
-    assert batch.count.max() <= scene.num_slots
-    model, guide = chosen.programs()
-    check_sites(model, guide, batch.frames)
-
-
-def test_mnist_fits_the_programs(mnist_dir):
-    chosen = preset("moving-mnist")
-    batch = chosen.source("test", mnist=mnist_dir).sample(2, 2, torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("name", ["embedded-digits", "moving-mnist"])
+def test_digits_fit_the_programs(name, split, request):
+    chosen = preset(name)
+    mnist_dir = request.getfixturevalue("mnist_dir") if name == "moving-mnist" else None
+    batch = chosen.source(split, mnist=mnist_dir).sample(3, 2, torch.Generator().manual_seed(0))
+    assert batch.frames.shape == (2, 3, chosen.scene.channels, *chosen.scene.image_size)
+    assert batch.count.max() <= chosen.scene.num_slots
     check_sites(*chosen.programs(), batch.frames)
+
+
+def test_unknown_digits():
+    with pytest.raises(ValueError, match="expected digits 'embedded' or 'mnist', got 'letters'"):
+        DigitVideos("letters")
 
 
 @pytest.mark.parametrize("name", ["nonesuch", ""])

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Configurations survive JSON, and what was edited so that it means nothing is named."""
+"""Configurations are unchanged by a round trip through JSON; errors name invalid entries."""
 
 import json
 from dataclasses import dataclass, fields, replace
@@ -65,7 +65,7 @@ OPTIONS: dict[str, list[Any]] = {
     "in_memory": [True, False],
     "seed": [4],
 }
-# These do not describe what is trained.
+# Options that are not part of the experiment.
 ELSEWHERE = {"train", "out", "device", "threads", "sequences"}
 
 
@@ -90,7 +90,7 @@ class Unknown:
 
 
 def edited(path: str, value: Any) -> dict[str, Any]:
-    """The digits' experiment with one entry changed, by its dotted path; "-" in front removes it."""
+    """The experiment on digits with one entry, given by its dotted path, changed or, after "-", removed."""
     content = to_json(DIGITS)
     *parents, last = path.removeprefix("-").split(".")
     entry = content
@@ -106,9 +106,11 @@ def edited(path: str, value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("path", "value", "message"),
     [
-        ("type", "Preset", "experiment: expected a Experiment, got 'Preset'"),
+        ("type", "Preset", "experiment: expected type Experiment, got 'Preset'"),
         ("system.type", "Transformer", r"experiment.system: expected one of \['AIRSystem', .*\], got 'Transformer'"),
         ("system", 3, "experiment.system: expected one of .* got 3"),
+        ("system", [3], r"experiment.system: expected one of .* got \[3\]"),
+        ("system.type", ["SQAIRSystem"], r"experiment.system: expected one of .* got \['SQAIRSystem'\]"),
         ("system.hidden_size", "128", "experiment.system.hidden_size: expected int, got '128'"),
         ("system.hidden_size", 1.5, "hidden_size: expected int, got 1.5"),
         ("system.hidden_size", True, "hidden_size: expected int, got True"),
@@ -125,7 +127,7 @@ def edited(path: str, value: Any) -> dict[str, Any]:
         ("name", None, "experiment.name: expected str, got None"),
     ],
 )
-def test_what_was_edited_is_named(path: str, value: Any, message: str) -> None:
+def test_invalid_entries(path: str, value: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_json(Experiment, edited(path, value), "experiment")
 

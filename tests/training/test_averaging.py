@@ -41,12 +41,3 @@ def test_weights_are_swapped_back_after_an_error() -> None:
         raise RuntimeError
     assert weight.tolist() == [7.0, 7.0]
     assert average.values["w"].tolist() == [1.0, 2.0]
-
-
-def test_first_update_keeps_a_tenth_of_the_initial_weights() -> None:
-    weight = nn.Parameter(torch.zeros(1))
-    average = WeightAverage({"w": weight}, decay=0.999)
-    with torch.no_grad():
-        weight.fill_(1.0)
-    average.update(0)
-    torch.testing.assert_close(average.values["w"], torch.tensor([0.9]))

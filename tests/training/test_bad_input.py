@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Invalid frames, and checkpoints that cannot be resumed, are reported before they do damage."""
+"""Invalid frames are reported before they do damage."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +14,6 @@ from pyro_sqair.experiments import SQAIRSystem
 from pyro_sqair.infer import VIMCO
 from pyro_sqair.scene.objects import SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig
-from pyro_sqair.training.checkpoint import load_checkpoint
 
 SCENE = SceneConfig(num_slots=2, what_dim=2, image_size=(8, 8), glimpse_size=(4, 4))
 
@@ -28,7 +27,7 @@ class Batch(NamedTuple):
 class Source:
     """Random frames, invalid from draw `start` on."""
 
-    def __init__(self, bad: Tensor | float = 0.5, start: int = 10**9) -> None:
+    def __init__(self, bad: Tensor | float, start: int) -> None:
         self.device = torch.device("cpu")
         self.bad, self.start, self.drawn = bad, start, 0
 
@@ -40,9 +39,9 @@ class Source:
         return Batch(frames)
 
 
-def trainer(source: Source, out: Path, steps: int = 6) -> Trainer:
+def trainer(source: Source, out: Path) -> Trainer:
     torch.manual_seed(0)
-    config = TrainingConfig(steps=steps, batch_size=2, num_particles=2, log_every=2, curriculum=((2, 1.0),))
+    config = TrainingConfig(steps=6, batch_size=2, num_particles=2, log_every=2, curriculum=((2, 1.0),))
     model, guide = SQAIRSystem(4).programs(SCENE)
     return Trainer(model, guide, VIMCO(num_particles=2), source, config, out, progress=False)
 
@@ -72,23 +71,3 @@ def test_later_invalid_batch_is_reported(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f"expected .*{says}"):
         run.run()
     assert 3 <= run.step <= 4  # in the step where the program fails, else at the next log record
-
-
-def test_damaged_checkpoints_are_reported(tmp_path: Path) -> None:
-    """After one flipped bit the file can be loaded, or the error names it."""
-    trainer(Source(), tmp_path / "run", steps=1).run()
-    whole = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-    generator = torch.Generator().manual_seed(0)
-    damaged = tmp_path / "damaged.pt"
-    refused = 0
-    for _ in range(60):
-        at, bit = (int(torch.randint(n, (), generator=generator)) for n in (len(whole), 8))
-        damaged.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :])
-        try:
-            load_checkpoint(damaged)
-        except ValueError as error:
-            assert "damaged.pt" in str(error)
-            refused += 1
-    assert refused > 30
-    with pytest.raises(ValueError, match="expected a checkpoint"):
-        load_checkpoint(tmp_path)

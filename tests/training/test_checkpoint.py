@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Checkpoints come back as they were, and damaged, foreign or half-written ones are named."""
+"""Checkpoints are restored exactly; errors name damaged, foreign and incomplete files."""
 
 from pathlib import Path
 from typing import Any
@@ -61,36 +61,41 @@ def test_a_failing_save_leaves_the_old_file(path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("kept", [0, 1, 100, 0.5, 0.9, -1])
-def test_truncated_files_are_named(path: Path, kept: float) -> None:
+def test_truncated_files(path: Path, kept: float) -> None:
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if isinstance(kept, float) else kept])
     with pytest.raises(ValueError, match=r"cannot be read as one: .*a.pt"):
         load_checkpoint(path)
 
 
-def test_a_single_wrong_bit_is_found(path: Path) -> None:
-    whole = bytearray(path.read_bytes())
-    whole[whole.index(payload()["weights"]["weight"].numpy().tobytes()) + 17] ^= 1
-    path.write_bytes(bytes(whole))
-    with pytest.raises(ValueError, match=r"cannot be read as one: .*a.pt"):
-        load_checkpoint(path)
+def test_wrong_bits_are_found(path: Path) -> None:
+    """A wrong bit in the weights is an error. With any other, the file can be loaded or the error names it."""
+    whole, generator, refused = path.read_bytes(), torch.Generator().manual_seed(0), 0
+    weight = whole.index(payload()["weights"]["weight"].numpy().tobytes()) + 17
+    for at in [weight, *torch.randint(len(whole), (60,), generator=generator).tolist()]:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1 << at % 8]) + whole[at + 1 :])
+        try:
+            load_checkpoint(path)
+            assert at != weight
+        except ValueError as error:
+            assert "a.pt" in str(error)
+            refused += 1
+    assert refused > 30
 
 
-def test_foreign_files_are_named(path: Path) -> None:
+def test_foreign_files(path: Path) -> None:
+    for content, message in (
+        (nn.Linear(2, 2), r"cannot be read as one: .*a.pt"),  # unpickling it would run code
+        ({"weights": {}}, r"got something else in .*a.pt"),
+        ({"format": 99}, r"expected checkpoint format 2, got 99 in .*a.pt"),
+        ({"format": 2, "step": 1}, r"got one without \['average', 'config'"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=message):
+            load_checkpoint(path)
     path.write_text("a letter to the reader")
-    with pytest.raises(ValueError, match=r"cannot be read as one: .*a.pt"):
-        load_checkpoint(path)
-    torch.save(nn.Linear(2, 2), path)  # would run code of the file's choosing
-    with pytest.raises(ValueError, match=r"cannot be read as one: .*a.pt"):
-        load_checkpoint(path)
-    torch.save({"weights": {}}, path)
-    with pytest.raises(ValueError, match=r"got something else in .*a.pt"):
-        load_checkpoint(path)
-    torch.save({"format": 99}, path)
-    with pytest.raises(ValueError, match=r"expected checkpoint format 2, got 99 in .*a.pt"):
-        load_checkpoint(path)
-    torch.save({"format": 2, "step": 1}, path)
-    with pytest.raises(ValueError, match=r"got one without \['average', 'config'"):
-        load_checkpoint(path)
+    for foreign in (path, path.parent):
+        with pytest.raises(ValueError, match=f"cannot be read as one: {foreign}"):
+            load_checkpoint(foreign)
     with pytest.raises(FileNotFoundError):
         load_checkpoint(path.with_name("b.pt"))

@@ -21,14 +21,6 @@ def test_first_signal_requests_a_stop_and_second_aborts(number: int) -> None:
     assert {n: signal.getsignal(n) for n in before} == before
 
 
-def test_handlers_are_restored_after_an_error() -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(RuntimeError), Interruption():
-        assert signal.getsignal(signal.SIGTERM) != before
-        raise RuntimeError
-    assert signal.getsignal(signal.SIGTERM) == before
-
-
 def test_other_threads_do_not_handle_signals() -> None:
     seen = []
 

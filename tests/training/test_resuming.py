@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""An interrupted run continues as if it had not been, and nothing is overwritten."""
+"""An interrupted run continues as if it had not been interrupted, and no other run is overwritten."""
 
 import copy
 import os
@@ -18,7 +18,7 @@ from pyro_sqair.training import Trainer
 
 
 def metrics(trainer: Trainer) -> dict[str, float]:
-    """A validation that draws, so that it would show if it shared the draws of training."""
+    """A validation with draws, to test that they do not affect those of training."""
     with torch.no_grad():
         return {"count_accuracy": 0.5, "draw": torch.rand(()).item(), "pattern": sum_of(trainer)}
 
@@ -29,7 +29,7 @@ def sum_of(trainer: Trainer) -> float:
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 @pytest.mark.parametrize("at", [0, 6, 13, 22])
-def test_interrupted_and_resumed_is_as_if_never_interrupted(bench, at: int, optimizer: str, capsys) -> None:
+def test_resumed_run_equals_an_uninterrupted_one(bench, at: int, optimizer: str, capsys) -> None:
     whole = bench.trainer("whole", optimizer=optimizer)
     whole.validate = lambda step: metrics(whole)
     assert whole.run()
@@ -69,7 +69,7 @@ def test_interrupted_and_continued_in_the_same_process(bench) -> None:
     assert log(parts) == log(whole)
 
 
-def test_a_crash_loses_only_what_came_after_the_checkpoint(bench) -> None:
+def test_resumed_after_a_crash(bench) -> None:
     whole = bench.trainer("whole", checkpoint_every=4)
     whole.run()
 
@@ -119,7 +119,7 @@ def test_a_finished_run_does_nothing(bench) -> None:
     assert {path: path.read_bytes() for path in trainer.out.iterdir()} == files
 
 
-def test_a_fresh_run_spares_the_checkpoint_of_another(bench) -> None:
+def test_a_new_run_keeps_the_checkpoint_of_another(bench) -> None:
     trainer = bench.trainer()
     trainer.run()
     before = trainer.checkpoint.read_bytes()
@@ -138,7 +138,7 @@ def test_a_fresh_run_spares_the_checkpoint_of_another(bench) -> None:
         ({"outputs": 4}, "guide.readout.weight: expected float32 [4, 5], got float32 [3, 5]"),
     ],
 )
-def test_a_checkpoint_that_does_not_fit_touches_nothing(bench, changes: dict[str, Any], message: str) -> None:
+def test_a_checkpoint_of_another_run_changes_nothing(bench, changes: dict[str, Any], message: str) -> None:
     saved = bench.trainer(steps=6)
     saved.run()
     files = {path: path.read_bytes() for path in saved.out.iterdir()}
@@ -156,7 +156,7 @@ def test_a_checkpoint_that_does_not_fit_touches_nothing(bench, changes: dict[str
     assert {path: path.read_bytes() for path in saved.out.iterdir()} == files
 
 
-def test_a_resumed_run_may_write_at_other_times(bench) -> None:
+def test_intervals_may_change_when_resuming(bench) -> None:
     saved = bench.trainer(checkpoint_every=8, hooks={10: lambda _: 1 / 0})  # type: ignore[arg-type, return-value]
     with pytest.raises(ZeroDivisionError):
         saved.run()

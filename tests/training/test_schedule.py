@@ -6,7 +6,6 @@ import math
 import pytest
 
 from pyro_sqair.training import TrainingConfig, learning_rate, sequence_length, work
-from pyro_sqair.training.schedule import stage_bounds
 
 SHARES = ((3, 0.40), (4, 0.15), (6, 0.20), (10, 0.25))
 
@@ -32,11 +31,6 @@ def test_cosine_is_a_function_of_work() -> None:
     # Between steps 1 and 15 there are 10 frames in short steps and 8 in long ones.
     assert learning_rate(11, config) == pytest.approx(0.5 + 0.25 * (1 + math.cos(math.pi * 10 / 18)), abs=1e-15)
     assert learning_rate(15, config) == pytest.approx(0.5, abs=1e-15)
-
-
-def test_constant_rate() -> None:
-    config = TrainingConfig(steps=9, warmup_steps=0, learning_rate=0.3, final_learning_rate=0.3)
-    assert {learning_rate(step, config) for step in range(9)} == {0.3}
 
 
 def test_warm_up_longer_than_the_run() -> None:
@@ -66,8 +60,3 @@ def test_curriculum_covers_every_step_in_order(steps: int) -> None:
     # A stage ends at the step nearest to the end of its share of the compute.
     for length, share in SHARES:
         assert abs(lengths.count(length) * length - share * sum(lengths)) <= 2 * 10 + 1e-9
-
-
-def test_stage_bounds() -> None:
-    """Steps in proportion to .4/3 : .15/4 : .2/6 : .25/10 = 320 : 90 : 80 : 60."""
-    assert stage_bounds(TrainingConfig(steps=5500, curriculum=SHARES)) == [0, 3200, 4100, 4900, 5500]

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The training loop, step by step against one written out, and what it writes."""
+"""The training loop against an explicit one, step by step, and its files."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ from pyro_sqair.training import learning_rate, load_weights, sequence_length
 
 
 def test_against_the_loop_written_out(bench) -> None:
-    """The batch mean of −L / T, Adam with this step's rate, one length and one generator a step."""
+    """The batch mean of −L / T; Adam with the rate of the step; one length and one generator per step."""
     trainer = bench.trainer(ema_decay=0.0, clip_norm=1.0)
     config, model, guide = trainer.config, *copy.deepcopy((trainer.objective.model, trainer.objective.guide))
     assert trainer.run()
@@ -55,7 +55,7 @@ def test_it_learns(bench) -> None:
     bounds = [record["bound"] for record in log(trainer) if record["kind"] == "train"]
     assert bounds[0] < -1.5
     assert bounds[-1] > 0.5
-    # It knows when the pattern is there.
+    # The guide infers whether the pattern is present.
     generator = torch.Generator(bench.device).manual_seed(1)
     frames = trainer.source.sample(200, 3, generator).frames
     with trainer.averaged_weights(), torch.no_grad():
@@ -109,7 +109,7 @@ def test_averaged_weights_go_in_and_out(bench) -> None:
         assert_identical(weights(without), last)
 
 
-def test_the_surroundings_are_as_before(bench) -> None:
+def test_global_state_is_restored(bench) -> None:
     state = torch.get_rng_state()
     pyro.param("theirs", torch.ones(2))
     trainer = bench.trainer()
@@ -132,7 +132,7 @@ def test_the_seed_decides(bench) -> None:
 
 
 def test_models_of_the_same_names_are_trained_apart(bench) -> None:
-    """Pyro's global store would hand the second model the first one's PyroParam, and train neither."""
+    """With Pyro's global store, the second model would get the PyroParam of the first, and train neither."""
     alone = bench.trainer("alone", pair_seed=5)
     alone.run()
     bench.trainer("other").run()
@@ -173,7 +173,7 @@ def test_a_bad_batch_is_skipped_and_counted(bench) -> None:
     assert [r["skipped"] for r in log(trainer)] == [0, 1]
     assert trainer.skipped == 1
     assert all(tensor.isfinite().all() for tensor in weights(trainer).values())
-    # The mean of the log is that of the steps taken.
+    # The log has the means over the steps taken.
     assert log(trainer)[0] == log(clean)[0]
     assert log(trainer)[1]["bound"] is not None
 
@@ -203,7 +203,7 @@ def test_pyro_checks_the_programs_before_the_first_step(bench) -> None:
     assert len(trainer.updater.optimizer.state) == 0
 
 
-def test_bad_arguments_are_named(bench) -> None:
+def test_invalid_arguments(bench) -> None:
     with pytest.raises(ValueError, match="expected identity to be JSON-able"):
         bench.trainer(identity={"model": object()})
     with pytest.raises(ValueError, match=r"an estimator with config\.num_particles=2, got 1"):

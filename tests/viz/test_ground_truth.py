@@ -28,10 +28,11 @@ def moving_object() -> Sequences:
 
 
 def test_gif_draws_the_box_where_the_object_is(tmp_path: Path) -> None:
-    animate_ground_truth(moving_object(), tmp_path / "truth.gif", rows=1, zoom=4)
+    animate_ground_truth(moving_object(), tmp_path / "truth.gif", rows=1)
     found = [extent(has_color(picture, color_of(3), TOLERANCE))[:2] for picture in read_gif(tmp_path / "truth.gif")]
-    # Lines are 4 wide, one pixel of the frame, and centred on the edge of the box; the last box is clipped at 20.
-    assert found == [(4 * (6 + 4 * t) - 2, min(4 * (12 + 4 * t) + 2, 4 * SIDE) - 1) for t in range(STEPS)]
+    # Frames are enlarged 10 times. Lines are one pixel of the frame wide and centred on the edge of the box; the last
+    # box is clipped at 20.
+    assert found == [(10 * (6 + 4 * t) - 5, min(10 * (12 + 4 * t) + 5, 10 * SIDE) - 1) for t in range(STEPS)]
 
 
 @pytest.mark.parametrize("rows", [1, 3, 8])
@@ -68,7 +69,7 @@ def test_objects_of_one_sequence_have_different_colors(tmp_path: Path) -> None:
 def test_wrong_arguments_leave_no_file(tmp_path: Path) -> None:
     for call in (
         lambda: animate_ground_truth(moving_object(), tmp_path / "truth.png"),
-        lambda: animate_ground_truth(moving_object(), tmp_path / "truth.gif", columns=0),
+        lambda: animate_ground_truth(moving_object(), tmp_path / "truth.gif", fps=0),
         lambda: draw_ground_truth(moving_object(), tmp_path / "truth.png", columns=0),
     ):
         with pytest.raises(ValueError, match="expected"):

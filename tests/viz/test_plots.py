@@ -1,7 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,6 @@ def training(step: int, length: int = 3, **changed: Any) -> dict[str, Any]:
 
 
 RECORDS = [training(step, 3 if step <= 50 else 6) for step in range(10, 101, 10)]
-
-
-def test_a_file_and_its_records_give_the_same_picture(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    records = [*RECORDS, {"kind": "validation", "step": 100, "count_accuracy": 0.9}]
-    log.write_text("".join(json.dumps(record) + "\n" for record in records))
-    draw_curves(log, tmp_path / "file.png")
-    draw_curves(records, tmp_path / "records.png")
-    np.testing.assert_array_equal(read_image(tmp_path / "file.png"), read_image(tmp_path / "records.png"))
 
 
 def test_each_curve_is_in_its_panel(tmp_path: Path) -> None:
