@@ -163,8 +163,10 @@ class Trainer:
         path, payload = self.checkpoint, load_checkpoint(self.checkpoint)
         remedy = "for a new run, remove that folder or name another"
         check_same(f"a checkpoint of this model ({remedy})", self.identity, payload["identity"], path)
-        configs = ({k: v for k, v in c.items() if k not in _FREE} for c in (asdict(self.config), payload["config"]))
-        check_same(f"a checkpoint of this training ({remedy})", *configs, path)
+        ours, theirs = (
+            {k: v for k, v in c.items() if k not in _FREE} for c in (asdict(self.config), payload["config"])
+        )
+        check_same(f"a checkpoint of this training ({remedy})", ours, theirs, path)
         check_weights(self.objective.state_dict(), payload["weights"], path)
         if load := getattr(self.estimator, "load_state_dict", None):
             load(payload["estimator"])
