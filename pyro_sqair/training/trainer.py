@@ -35,7 +35,7 @@ from pyro_sqair.training.updater import Updater
 from pyro_sqair.training.weights import save_weights
 
 # Settings that may change when a run is resumed: they do not affect what is learned.
-_FREE = frozenset({"validate_every", "checkpoint_every"})
+_FREE = dict.fromkeys(("validate_every", "checkpoint_every"))
 
 
 class Trainer:
@@ -163,9 +163,7 @@ class Trainer:
         path, payload = self.checkpoint, load_checkpoint(self.checkpoint)
         remedy = "for a new run, remove that folder or name another"
         check_same(f"a checkpoint of this model ({remedy})", self.identity, payload["identity"], path)
-        ours, theirs = (
-            {k: v for k, v in c.items() if k not in _FREE} for c in (asdict(self.config), payload["config"])
-        )
+        ours, theirs = ({**config, **_FREE} for config in (asdict(self.config), payload["config"]))
         check_same(f"a checkpoint of this training ({remedy})", ours, theirs, path)
         check_weights(self.objective.state_dict(), payload["weights"], path)
         if load := getattr(self.estimator, "load_state_dict", None):
