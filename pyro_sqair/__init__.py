@@ -17,43 +17,28 @@ __version__ = "0.1.0"
 if __name__ == "pyro_sqair" and Path(__file__).parents[1].joinpath("setup.cfg").is_file():
     __path__.append(str(Path(__file__).parents[1]))
 
-# The public names, each with the module it comes from. They are imported when they are first used (PEP 562), since
-# PyTorch and Pyro take seconds to import.
-_PUBLIC = {
-    "load": "experiments",
-    "Experiment": "experiments",
-    "Run": "experiments",
-    "preset": "experiments",
-    "SQAIR": "models",
-    "VRNN": "models",
-    "SQAIRGuide": "guides",
-    "VRNNGuide": "guides",
-    "SceneConfig": "scene",
-    "Objects": "scene",
-    "VIMCO": "infer",
-    "OVIS": "infer",
-    "RWS": "infer",
-    "FIVO": "infer",
-    "SMC": "infer",
-    "check_sites": "infer",
-    "evaluate_bounds": "infer",
-    "Trainer": "training",
-    "TrainingConfig": "training",
-    "Filter": "tracking",
-    "infer_objects": "tracking",
-    "reconstruct": "tracking",
-    "predict": "tracking",
-    "futures": "tracking",
-    "generate": "tracking",
+# The public names by folder. They are imported when they are first used (PEP 562), since PyTorch and Pyro take seconds.
+_NAMES = {
+    "experiments": ("Experiment", "Run", "load", "preset"),
+    "models": ("SQAIR", "VRNN"),
+    "guides": ("SQAIRGuide", "VRNNGuide"),
+    "scene": ("Objects", "SceneConfig"),
+    "infer": ("FIVO", "OVIS", "RWS", "SMC", "VIMCO", "check_sites", "evaluate_bounds"),
+    "training": ("Trainer", "TrainingConfig"),
+    "tracking": ("Filter", "futures", "generate", "infer_objects", "predict", "reconstruct"),
 }
-__all__ = ["__version__", *_PUBLIC]
+_FOLDER_OF = {name: folder for folder, names in _NAMES.items() for name in names}
+_FOLDERS = {*_NAMES, "nn", "data", "evaluation", "viz"}
+__all__ = ["__version__", *_FOLDER_OF]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    if name in _FOLDERS:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _FOLDER_OF:
+        return getattr(importlib.import_module(f"{__name__}.{_FOLDER_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_PUBLIC})
+    return sorted({*globals(), *_FOLDERS, *_FOLDER_OF})

@@ -22,8 +22,9 @@ from pyro_sqair.experiments.videos import Videos
 from pyro_sqair.infer import check_sites
 from pyro_sqair.scene import Program, SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig, load_weights
-from pyro_sqair.training.comparison import check_same
+from pyro_sqair.training.comparison import ANOTHER_FOLDER, check_same
 from pyro_sqair.training.device import choose_device
+from pyro_sqair.training.weights import read_header
 
 FORMAT = 1
 _VALIDATION_SEQUENCES = 128
@@ -44,11 +45,10 @@ class Run(NamedTuple):
 
 
 class Interrupted(SystemExit):
-    """A training was interrupted and saved in the folder `out`; if uncaught, exits with code 130, as Ctrl-C does."""
+    """A training was interrupted and saved; if uncaught, the process exits with code 130, as after Ctrl-C."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self) -> None:
         super().__init__(130)
-        self.out = out
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,8 @@ class Experiment:
         most, num_slots = self.videos.most_objects, self.scene.num_slots
         if most > num_slots:
             raise ValueError(f"expected at least {most} slots, the most objects of a video, got {num_slots}")
+        if self.test_frames < 1:
+            raise ValueError(f"expected test_frames of at least 1, got {self.test_frames}")
 
     @property
     def has_fixed_count_prior(self) -> bool:
@@ -84,8 +86,14 @@ class Experiment:
         return getattr(self.system, "object_costs", None) is not None
 
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the model and its weights, as JSON values."""
-        return {"system": to_json(self.system), "scene": to_json(self.scene), "custom": self.custom}
+        """The settings that determine the weights, as JSON values; a run and its files belong to one identity."""
+        content = to_json(self)
+        for name in ("name", "test_frames"):
+            del content[name]
+        for entry, name in (("training", "validate_every"), ("training", "checkpoint_every"), ("videos", "in_memory")):
+            content[entry].pop(name, None)
+        content["videos"].pop("test", None)
+        return content
 
     @classmethod
     def read(cls, path: str | Path) -> Experiment:
@@ -99,18 +107,18 @@ class Experiment:
         path = Path(path)
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"expected an experiment as JSON, got an unreadable file ({error}): {path}") from error
         if not isinstance(content, dict) or not {"format", "experiment"} <= content.keys():
             raise ValueError(f"expected an experiment with its format, got something else in {path}")
-        if content["format"] != FORMAT:
+        if type(content["format"]) is not int or content["format"] != FORMAT:
             raise ValueError(
                 f"expected an experiment of format {FORMAT}, got {content['format']!r}, written by pyro_sqair "
                 f"{content.get('pyro_sqair')}, in {path}; this is pyro_sqair {pyro_sqair.__version__}"
             )
         try:
             return from_json(cls, content["experiment"], "experiment")
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             raise ValueError(f"{error}; in {path}") from error
 
     def with_training(self, **changes: Any) -> Experiment:
@@ -139,7 +147,13 @@ class Experiment:
         return self.videos.held_out(sequences, self.test_frames, seed, mnist)
 
     def programs(self) -> tuple[Program, Program]:
-        """A model and its guide with the initial weights of the training's seed."""
+        """A model and its guide with the initial weights of the training's seed.
+
+        Raises:
+            ValueError: if the experiment was trained with a model and guide of the user's own.
+        """
+        if self.custom:
+            raise ValueError(f"expected `programs`, the model and guide that {self.name!r} was trained with, got none")
         with isolated(torch.device("cpu")):
             torch.default_generator.manual_seed(self.training.seed)  # torch.manual_seed would also seed GPUs
             return self.system.programs(self.scene)
@@ -173,12 +187,23 @@ class Experiment:
         from pyro_sqair.experiments.report import validate  # imports SciPy and matplotlib
 
         out, on = Path(out), choose_device(device)
-        experiment = replace(self, custom=programs is not None)
-        experiment._check_folder(out)
-        train, few = self.source("train", on, mnist), self.held_out(_VALIDATION_SEQUENCES, seed=2, mnist=mnist)
-        model, guide = (program.to(on) for program in programs or self.programs())
-        check_sites(model, guide, few.frames[:3, :32].to(on))
-        content = {"format": FORMAT, "pyro_sqair": pyro_sqair.__version__, "experiment": to_json(experiment)}
+        weights = out / "weights.safetensors"
+        experiment = replace(self, custom=self.custom or programs is not None)
+        identity = experiment.identity()
+        if (out / "experiment.json").exists():
+            found = Experiment.read(out / "experiment.json").identity()
+            check_same("the settings of this experiment", identity, found, out / "experiment.json", ANOTHER_FOLDER)
+        model, guide = experiment.programs() if programs is None else programs
+        for program in (model, guide):
+            if program.scene != self.scene:
+                raise ValueError(f"expected programs for {self.scene}, got one for {program.scene}")
+        if weights.exists() and (step := read_header(weights).step) >= self.training.steps:
+            if progress:
+                print(f"{out} is finished, at step {step}{ANOTHER_FOLDER}")
+            return load(out, device, programs)
+        train, test = self.source("train", on, mnist), self.held_out(_VALIDATION_SEQUENCES, seed=2, mnist=mnist)
+        model, guide = model.to(on), guide.to(on)
+        check_sites(model, guide, test.frames[:3, :32].to(on))
         trainer = Trainer(
             model,
             guide,
@@ -186,33 +211,18 @@ class Experiment:
             train,
             self.training,
             out,
-            validate=lambda _: validate(model, guide, few),
-            identity=experiment.identity(),
-            experiment=content,
+            validate=lambda _: validate(model, guide, test),
+            identity=identity,
+            experiment={"format": FORMAT, "pyro_sqair": pyro_sqair.__version__, "experiment": to_json(experiment)},
             progress=progress,
         )
         if progress:
             print(f"training for {self.training.steps} steps on {on}; Ctrl-C saves and stops")
         if not trainer.complete():
-            print("run the same command to continue", file=sys.stderr)
-            raise Interrupted(out)
-        load_weights(out / "weights.safetensors", model, guide, experiment.identity())
+            print("the same call or command continues it", file=sys.stderr)
+            raise Interrupted
+        load_weights(weights, model, guide, identity)
         return Run(experiment, model.eval(), guide.eval())
-
-    def _check_folder(self, out: Path) -> None:
-        """Raises an error if the folder has an experiment that differs in what is learned."""
-        path = out / "experiment.json"
-        if path.exists():
-            remedy = "for a new run, remove that folder or name another"
-            ours, theirs = (experiment._what_is_learned() for experiment in (self, Experiment.read(path)))
-            check_same(f"a run of this experiment ({remedy})", ours, theirs, path)
-
-    def _what_is_learned(self) -> dict[str, Any]:
-        """The experiment as JSON values, without the settings that only affect speed and intervals of saving."""
-        content = to_json(self)
-        for entry, name in (("training", "validate_every"), ("training", "checkpoint_every"), ("videos", "in_memory")):
-            content[entry].pop(name, None)
-        return content
 
 
 def load(run: str | Path, device: str = "cpu", programs: tuple[Program, Program] | None = None) -> Run:
@@ -241,11 +251,12 @@ def load(run: str | Path, device: str = "cpu", programs: tuple[Program, Program]
         if not (folder / name).is_file():
             there = sorted(path.name for path in folder.iterdir())[:8]
             raise FileNotFoundError(f"expected a run with {name} in {folder}, found {there or 'an empty folder'}")
-    experiment = Experiment.read(folder / "experiment.json")
-    if experiment.custom and programs is None:
-        raise ValueError(f"expected `programs`, a model and guide like those that {folder} was trained with, got none")
+    experiment, weights = Experiment.read(folder / "experiment.json"), folder / "weights.safetensors"
+    check_same(
+        f"the settings of {folder / 'experiment.json'}", experiment.identity(), read_header(weights).identity, weights
+    )
     if programs is not None and not experiment.custom:
         raise ValueError(f"expected no `programs`, got some: the run in {folder} was trained with those of its system")
     model, guide = experiment.programs() if programs is None else programs
-    load_weights(folder / "weights.safetensors", model, guide, experiment.identity())
+    load_weights(weights, model, guide, experiment.identity())
     return Run(experiment, model.to(on).eval(), guide.to(on).eval())

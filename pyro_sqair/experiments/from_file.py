@@ -77,7 +77,7 @@ def file_experiment(
     curriculum = _shortened(preset("moving-mnist").training.curriculum, train.num_frames)
     return Experiment(
         name=videos.train.stem,
-        videos=FileVideos(videos.train.absolute(), videos.test and videos.test.absolute(), videos.in_memory),
+        videos=videos,
         scene=SceneConfig(num_slots, what_dim, *sizes),
         system=SYSTEMS[system](sqair, glimpse_size),
         training=TrainingConfig(steps=5600, curriculum=curriculum, ema_decay=0.998),

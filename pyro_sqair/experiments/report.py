@@ -120,7 +120,9 @@ def write_pictures(
     tracks = reconstruct(model, guide, frames)
     draw_tracks(frames, tracks, files[0])
     animate_tracks(frames, tracks, files[1])
-    draw_prediction(frames, predict(model, guide, frames[:seen], len(frames)), seen, files[2])
+    seen = min(seen, len(frames) - 1)
+    if seen > 0:
+        draw_prediction(frames, predict(model, guide, frames[:seen], len(frames)), seen, files[2])
     count = tracks.objects.pres[0].sum(-1) if given_counts else None
     draw_samples(generate(model, frames, len(frames), count), files[3])
     return files

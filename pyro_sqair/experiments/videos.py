@@ -105,6 +105,10 @@ class FileVideos:
 
     most_objects = 0  # unknown until the files are read; see file_experiment
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "train", Path(self.train).absolute())
+        object.__setattr__(self, "test", self.test and Path(self.test).absolute())
+
     def path(self, split: str) -> Path:
         """The file of a split, "train" or "test".
 

@@ -48,6 +48,9 @@ class MLP(nn.Sequential):
         hidden_sizes: the sizes of the hidden layers, each followed by an ELU.
         output_size: the size of the linear output layer; None to return the last hidden layer.
         output_bias: initial bias of the output layer; None for PyTorch's default.
+
+    Raises:
+        ValueError: if a layer has no unit.
     """
 
     def __init__(
@@ -57,6 +60,8 @@ class MLP(nn.Sequential):
         output_size: int | None = None,
         output_bias: float | None = None,
     ) -> None:
+        if min(*hidden_sizes, output_size or 1, 1) < 1:
+            raise ValueError(f"expected layers of at least 1 unit, got {[*hidden_sizes, output_size]}")
         layers: list[nn.Module] = []
         for size in hidden_sizes:
             layers += [nn.Linear(input_size, size), nn.ELU()]

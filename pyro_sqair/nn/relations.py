@@ -110,6 +110,8 @@ class RelationalMemoryCore(nn.Module):
 
     def __init__(self, what_dim: int, num_heads: int = 4, head_size: int = 10) -> None:
         super().__init__()
+        if min(num_heads, head_size) < 1:
+            raise ValueError(f"expected at least 1 head of at least 1 unit, got {num_heads} of {head_size}")
         size = num_heads * head_size
         self.size = self.state_size = size
         self.num_heads = num_heads

@@ -12,28 +12,32 @@ from typing import Any
 
 from torch import Tensor
 
+ANOTHER_FOLDER = " (to start a new run, choose another folder)"
+
 _MISSING = object()
 _MOST_LINES = 20
 
 
-def check_same(what: str, expected: Mapping[str, Any], got: Mapping[str, Any], path: Path) -> None:
+def check_same(
+    what: str, expected: Mapping[str, Any], got: Mapping[str, Any], path: str | Path, remedy: str = ""
+) -> None:
     """Compares two settings as JSON values.
 
     Raises:
         ValueError: if entries differ; lists them with both values, nested ones as ``prior.units``.
     """
     ours, theirs = (_flat(json.loads(json.dumps(dict(settings)))) for settings in (expected, got))
-    _check_entries(f"expected {what}, got others in {path}:", ours, theirs, repr)
+    _check_entries(f"expected {what}, got different ones in {path}{remedy}:", ours, theirs, repr)
 
 
-def check_weights(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: Path) -> None:
+def check_weights(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: str | Path) -> None:
     """Compares the names, dtypes and shapes of tensors.
 
     Raises:
         ValueError: if they differ; lists the tensors.
     """
     ours, theirs = ({name: _describe(t) for name, t in tensors.items()} for tensors in (expected, got))
-    _check_entries(f"expected the weights of this model, got others in {path}:", ours, theirs, str)
+    _check_entries(f"expected the weights of this model, got different ones in {path}:", ours, theirs, str)
 
 
 def _describe(tensor: Tensor) -> str:

@@ -61,6 +61,7 @@ class TrainingConfig:
             _expect(_is_int(getattr(self, name), 1), f"{name} to be a positive integer", getattr(self, name))
         for name in ("warmup_steps", "seed"):
             _expect(_is_int(getattr(self, name), 0), f"{name} to be an integer, 0 or more", getattr(self, name))
+        _expect(self.seed < 2**63, "seed to be below 2**63", self.seed)
         for name in ("learning_rate", "final_learning_rate"):
             _expect(_is_positive(getattr(self, name)), f"{name} to be positive", getattr(self, name))
         _expect(self.optimizer in ("adam", "rmsprop"), "optimizer 'adam' or 'rmsprop'", self.optimizer)

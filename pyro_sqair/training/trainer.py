@@ -24,7 +24,7 @@ from pyro_sqair.data.randomness import capture, derive_seed, isolated, restore
 from pyro_sqair.data.sequences import Source
 from pyro_sqair.training.averaging import WeightAverage
 from pyro_sqair.training.checkpoint import load_checkpoint, save_checkpoint
-from pyro_sqair.training.comparison import check_same, check_weights
+from pyro_sqair.training.comparison import ANOTHER_FOLDER, check_same, check_weights
 from pyro_sqair.training.config import TrainingConfig
 from pyro_sqair.training.interruption import Interruption
 from pyro_sqair.training.log import append_record, truncate_log
@@ -124,9 +124,7 @@ class Trainer:
         if self.step >= self.config.steps:
             return True
         if self.step == 0 and self.checkpoint.exists():
-            raise FileExistsError(
-                f"expected a folder without a checkpoint, got {self.out}; resume its run or name another"
-            )
+            raise FileExistsError(f"expected a folder without a checkpoint, got {self.out}{ANOTHER_FOLDER}")
         with ExitStack() as stack:
             # An empty store: a PyroParam would take the value of a PyroParam of the same name in another model.
             stack.enter_context(pyro.get_param_store().scope())
@@ -150,7 +148,8 @@ class Trainer:
         """Resumes the run if its folder has a checkpoint, and trains until the last step; see `resume` and `run`."""
         if self.checkpoint.exists():
             self.resume()
-            print(f"continuing {self.out} at step {self.step}; for a new run, remove the folder or name another")
+            if self._show:
+                print(f"continuing {self.out} at step {self.step}{ANOTHER_FOLDER}")
         return self.run()
 
     def resume(self) -> None:
@@ -161,10 +160,9 @@ class Trainer:
             ValueError: if the file is damaged, or of another model or training; lists what differs.
         """
         path, payload = self.checkpoint, load_checkpoint(self.checkpoint)
-        remedy = "for a new run, remove that folder or name another"
-        check_same(f"a checkpoint of this model ({remedy})", self.identity, payload["identity"], path)
+        check_same("the settings of this run", self.identity, payload["identity"], path, ANOTHER_FOLDER)
         ours, theirs = ({**config, **_FREE} for config in (asdict(self.config), payload["config"]))
-        check_same(f"a checkpoint of this training ({remedy})", ours, theirs, path)
+        check_same("the settings of this training", ours, theirs, path, ANOTHER_FOLDER)
         check_weights(self.objective.state_dict(), payload["weights"], path)
         if load := getattr(self.estimator, "load_state_dict", None):
             load(payload["estimator"])
@@ -279,6 +277,9 @@ class Trainer:
         append_record(self.out / "log.jsonl", record | self.metrics)
 
     def _save(self) -> None:
+        pair = self.objective.model, self.objective.guide
+        with self.averaged_weights():
+            save_weights(self.out / "weights.safetensors", *pair, self.identity, self.step)
         payload: dict[str, Any] = {
             "identity": self.identity,
             "config": asdict(self.config),
@@ -294,7 +295,5 @@ class Trainer:
             "metrics": self.metrics,
             "seconds": self.seconds,
         }
+        # Last, so that a crash in between cannot leave a finished checkpoint with older weights.
         save_checkpoint(self.checkpoint, payload)
-        path, pair = self.out / "weights.safetensors", (self.objective.model, self.objective.guide)
-        with self.averaged_weights():
-            save_weights(path, *pair, self.identity, self.step)

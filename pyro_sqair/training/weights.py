@@ -9,11 +9,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pyro_sqair.data.atomic import atomic_path
@@ -40,8 +40,44 @@ def save_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mappi
         temporary.write_bytes(save(tensors, {name: json.dumps(value) for name, value in header.items()}))
 
 
+class Header(NamedTuple):
+    """What a file says of its weights.
+
+    Attributes:
+        step: the number of updates after which they were saved.
+        identity: of model and guide.
+        checksum: of the tensors.
+    """
+
+    step: int
+    identity: dict[str, Any]
+    checksum: str
+
+
+def read_header(path: str | Path) -> Header:
+    """Reads the header of a file of :func:`save_weights`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is damaged, foreign or of another version.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"expected weights in {path}, found no such file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            entries = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+    except (SafetensorError, ValueError, RecursionError) as error:
+        raise ValueError(f"expected weights of pyro_sqair, got a damaged or foreign file ({error}): {path}") from error
+    kinds = {"format": int, "step": int, "model": dict, "checksum": str}
+    if wrong := [name for name, kind in kinds.items() if type(entries.get(name)) is not kind]:
+        raise ValueError(f"expected weights of pyro_sqair, got a header without valid {', '.join(wrong)} in {path}")
+    if entries["format"] != FORMAT:
+        raise ValueError(f"expected weights of format {FORMAT}, got {entries['format']} in {path}")
+    return Header(entries["step"], entries["model"], entries["checksum"])
+
+
 @torch.no_grad()
-def load_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mapping[str, Any]) -> int:
+def load_weights(path: str | Path, model: nn.Module, guide: nn.Module, identity: Mapping[str, Any]) -> None:
     """Copies stored weights into a pair: all of them or, after an error, none.
 
     Args:
@@ -50,37 +86,18 @@ def load_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mappi
         guide: its guide.
         identity: must equal the identity that was saved.
 
-    Returns:
-        The step at which the weights were saved.
-
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is damaged, of another version or of another model; lists what differs.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"expected weights in {path}, found no such file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
-            stored = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, ValueError) as error:
-        raise ValueError(
-            f"expected weights saved by pyro_sqair, got a damaged or foreign file ({error}): {path}"
-        ) from error
-    if missing := {"format", "step", "model", "checksum"} - header.keys():
-        raise ValueError(
-            f"expected weights saved by pyro_sqair, got a file without {sorted(missing)} in its header: {path}"
-        )
-    if header["format"] != FORMAT:
-        raise ValueError(f"expected weights of format {FORMAT}, got {header['format']} in {path}")
-    check_same("weights of this model", identity, header["model"], path)
-    weights = _weights(model, guide)
+    header = read_header(path)
+    check_same("the settings of this run", identity, header.identity, path)
+    weights, stored = _weights(model, guide), load_file(path)
     check_weights(weights, stored, path)
-    if _checksum(stored) != header["checksum"]:
+    if _checksum(stored) != header.checksum:
         raise ValueError(f"expected weights with the stored checksum, got damaged weights in {path}")
     for name, weight in weights.items():
         weight.copy_(stored[name])
-    return int(header["step"])
 
 
 def _weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:

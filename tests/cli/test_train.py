@@ -50,7 +50,7 @@ def test_trains_reports_and_continues(balls: Path, capsys: pytest.CaptureFixture
     assert experiment.videos.train == balls / "train.h5" and experiment.test_frames == 5
     assert pyro_sqair.infer_objects(guide, experiment.held_out(4).frames).pres.shape == (5, 4, 5)
     assert main(arguments) == 0
-    assert "continuing" in capsys.readouterr().out
+    assert "is finished, at step 2" in capsys.readouterr().out
     assert json.loads((out / "metrics.json").read_text())["seconds"] == metrics["seconds"]
 
 

@@ -98,7 +98,7 @@ def test_averaged_weights_go_in_and_out(bench) -> None:
     assert torch.equal(inside["model.pattern"], inside["guide.pattern"])  # one parameter, two names
     other = bench.trainer("other", pair_seed=9)
     pair = other.objective.model, other.objective.guide
-    assert load_weights(trainer.out / "weights.safetensors", *pair, trainer.identity) == trainer.step
+    load_weights(trainer.out / "weights.safetensors", *pair, trainer.identity)
     assert_identical(weights(other), inside)
     assert_identical(weights(trainer), last)
 
