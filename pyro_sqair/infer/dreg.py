@@ -70,6 +70,10 @@ class DReG(MultiSampleELBO):
     def alpha(self, alpha: float) -> None:
         self.estimator.alpha = alpha
 
+    def signal(self, log_weight: Tensor) -> Tensor:
+        """That of the wrapped estimator."""
+        return self.estimator.signal(log_weight)
+
     def _estimate(self, model: Any, guide: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:
         with Gates() as gates:
             particles = self._log_weights(model, guide, args, kwargs)

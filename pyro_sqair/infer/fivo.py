@@ -82,7 +82,7 @@ class FIVO(SurrogateELBO):
         self.resampling_score = resampling_score
 
     @torch.no_grad()
-    def score_signal(self, steps: list[Step]) -> Tensor:
+    def signal(self, steps: list[Step]) -> Tensor:
         """The coefficient on h_{t,k}, besides what differentiating L gives, shape [T, K, B]."""
         if self.threshold == 0:  # VIMCO's control variate of the product of all frames' weights
             total = torch.stack([step.log_weight for step in steps]).sum(0)
@@ -116,7 +116,7 @@ class FIVO(SurrogateELBO):
         zero = torch.zeros_like(steps[0].log_weight)
         score = torch.stack([zero if score is None else score for score in scores])
         # Subtracting the detached score removes its value, but not its gradient.
-        return bound + (self.score_signal(steps) * (score - score.detach())).sum((0, 1)), 1.0
+        return bound + (self.signal(steps) * (score - score.detach())).sum((0, 1)), 1.0
 
     def _steps(self, model: Stepping, guide: Stepping, frames: Tensor) -> list[Step]:
         check_time_first(frames)

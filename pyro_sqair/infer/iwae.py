@@ -24,9 +24,13 @@ class IWAEWithoutScore(MultiSampleELBO):
 
     min_particles = 1
 
+    def signal(self, log_weight: Tensor) -> Tensor:
+        """v_k at order `alpha`, so that the total coefficient is 0; see `MultiSampleELBO.signal`."""
+        return ((1 - self.alpha) * log_weight).softmax(0)
+
     def _surrogate(self, particles: LogWeights) -> Tensor:
         log_q = particles.scored_log_q
         if log_q is None:
             return self.bound(particles.log_weight)
-        # Not a signal of v_k, whose score terms would be neither masked nor scaled, unlike log q in the weight.
+        # Not by `signal`, whose score terms are neither masked nor scaled, unlike log q in the weight.
         return self.bound(particles.log_weight + log_q - log_q.detach())

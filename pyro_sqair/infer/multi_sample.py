@@ -54,7 +54,7 @@ class MultiSampleELBO(SurrogateELBO):
 
         L + sum_k stop_gradient(s_k) h_k
 
-    where h_k is log q of the draws of particle k that are not reparameterised. The signal s_k, the `score_signal` of a
+    where h_k is log q of the draws of particle k that are not reparameterised. The signal s_k, the method `signal` of a
     subclass, defines the estimator. Gradients pass through reparameterised draws.
 
     It works for any model and guide; if there is a batch plate, every site must be inside it.
@@ -95,24 +95,12 @@ class MultiSampleELBO(SurrogateELBO):
             )
         self._alpha = alpha
 
-    def score_signal(self, log_weight: Tensor) -> Tensor:
-        """The coefficient on h_k at order 0, besides the -softmax_k(log w) that differentiating L gives.
+    def signal(self, log_weight: Tensor) -> Tensor:
+        """s_k at order `alpha`: [K, *batch] to [K, *batch], without gradient.
 
-        Args:
-            log_weight: shape [K, *batch].
-
-        Returns:
-            Shape [K, *batch], without gradient.
+        It is the coefficient on h_k besides the -softmax_k(t log w) that differentiating `bound` gives.
         """
         raise NotImplementedError(f"{type(self).__name__} has no score signal")
-
-    def signal(self, log_weight: Tensor) -> Tensor:
-        """The coefficient on h_k at order `alpha`, besides what differentiating `bound` gives: s_k(t log w) / t.
-
-        A subclass overrides this method instead of `score_signal` if its signal depends on the order in another way.
-        """
-        temper = 1 - self.alpha
-        return self.score_signal(temper * log_weight) / temper
 
     def bound(self, log_weight: Tensor) -> Tensor:
         """The bound at order `alpha`, log mean_k w_k^t / t: [K, *batch] to [*batch]."""

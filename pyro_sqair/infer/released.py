@@ -28,6 +28,7 @@ class ReleasedSQAIRSignal(MultiSampleELBO):
     particle needs the others as its baseline; for the arguments see `MultiSampleELBO`.
     """
 
-    def score_signal(self, log_weight: Tensor) -> Tensor:
-        """(log w_k - c_k) / K with VIMCO's geometric c_k; see `MultiSampleELBO.score_signal`."""
-        return (log_weight - control_variate(log_weight)) / len(log_weight)
+    def signal(self, log_weight: Tensor) -> Tensor:
+        """(log w_k - c_k) / K with VIMCO's geometric c_k; see `MultiSampleELBO.signal`."""
+        temper = 1 - self.alpha
+        return (log_weight - control_variate(temper * log_weight) / temper) / len(log_weight)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from pyro_sqair.infer.multi_sample import MultiSampleELBO, log_mean_exp
+from pyro_sqair.infer.multi_sample import MultiSampleELBO
 
 ControlVariate = Literal["geometric", "arithmetic"]
 
@@ -47,9 +47,10 @@ class VIMCO(MultiSampleELBO):
         super().__init__(num_particles, max_plate_nesting, alpha=alpha)
         self.control_variate: ControlVariate = control_variate
 
-    def score_signal(self, log_weight: Tensor) -> Tensor:
-        """L - c_k; see `MultiSampleELBO.score_signal`."""
-        return log_mean_exp(log_weight) - control_variate(log_weight, self.control_variate)
+    def signal(self, log_weight: Tensor) -> Tensor:
+        """L - c_k; see `MultiSampleELBO.signal`."""
+        temper = 1 - self.alpha
+        return self.bound(log_weight) - control_variate(temper * log_weight, self.control_variate) / temper
 
 
 @torch.no_grad()

@@ -147,7 +147,7 @@ def expected_gradient(
 ) -> Tensor:
     """The mean over all outcomes of one sequence; with `company`, a second sequence has a fixed outcome."""
     if signal is not None:
-        estimator.score_signal = signal  # type: ignore[method-assign]
+        estimator.signal = signal  # type: ignore[method-assign]
     theta, phi = parameters()
     with torch.no_grad():
         out = by_hand(theta, phi, x, values, ancestors, estimator.threshold)

@@ -187,12 +187,13 @@ class TestInterface:
         wrapped, doubly = (outcomes.estimated_gradient(e.surrogate) for e in (estimator, DReG(estimator)))
         assert torch.equal(wrapped, doubly)
 
-    def test_order_is_that_of_the_wrapped_estimator(self):
-        vimco = VIMCO(5, alpha=0.9)
+    def test_order_and_signal_are_those_of_the_wrapped_estimator(self):
+        vimco, log_weight = VIMCO(5, alpha=0.9), torch.randn(5, 3)
         elbo = DReG(vimco)
         assert elbo.alpha == 0.9
         elbo.alpha = 0.5
         assert vimco.alpha == 0.5
+        assert torch.equal(elbo.signal(log_weight), vimco.signal(log_weight))
 
     @pytest.mark.parametrize("estimator", [DReG(VIMCO(2)), RWS(2), Trace_ELBO()], ids=["itself", "RWS", "Pyro's"])
     def test_estimators_that_cannot_be_wrapped(self, estimator):

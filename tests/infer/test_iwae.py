@@ -69,8 +69,9 @@ def plain_guide(x):
     [
         (IWAEWithoutScore(1, max_plate_nesting=1), Trace_ELBO(max_plate_nesting=1)),
         (IWAEWithoutScore(4, max_plate_nesting=1), VIMCO(4, max_plate_nesting=1)),
+        (VIMCO(4, max_plate_nesting=1), RenyiELBO(0, 4, max_plate_nesting=1, vectorize_particles=True)),
     ],
-    ids=["one particle: ELBO", "four particles: VIMCO"],
+    ids=["one particle: ELBO", "four particles: VIMCO", "VIMCO: Pyro's IWAE"],
 )
 def test_without_discrete_draws(one, other):
     torch.testing.assert_close(*(gradients(elbo, plain_model, plain_guide) for elbo in (one, other)))

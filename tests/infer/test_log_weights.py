@@ -59,9 +59,9 @@ def test_weights_are_per_particle_and_datum(particles):
     assert out.scale == 1.0
 
 
-@pytest.mark.parametrize("how", ["poutine", "distribution", "blanked"])
-def test_mask_hides_the_weight_but_not_the_score(how):
-    """A masked draw may still affect later draws."""
+@pytest.mark.parametrize("how", ["unmasked", "poutine", "distribution", "blanked"])
+def test_score_is_log_q_of_discrete_draws_and_is_not_masked(how):
+    """A mask applies to the weight only, since a masked draw may still affect later draws."""
     mask = torch.tensor([True, False, False])
     q = dist.Bernoulli(torch.tensor([0.2, 0.5, 0.9]))
 
@@ -69,19 +69,21 @@ def test_mask_hides_the_weight_but_not_the_score(how):
         if how == "poutine":
             with poutine.mask(mask=mask):
                 return pyro.sample("b", fn)
-        return pyro.sample("b", fn.mask(mask if how == "distribution" else False))
+        return pyro.sample("b", fn if how == "unmasked" else fn.mask(mask if how == "distribution" else False))
 
     def model(x):
         with pyro.plate("data", len(x)):
             draw(dist.Bernoulli(0.3))
+            pyro.sample("z", dist.Normal(x, 1.0))  # has the same distribution in model and guide
             pyro.sample("x", dist.Normal(0.0, 1.0), obs=x)
 
     def guide(x):
         with pyro.plate("data", len(x)):
             draw(q)
+            pyro.sample("z", dist.Normal(x, 1.0))
 
     out, b = drawn(4, "b", model, guide, X)
-    shown = torch.zeros(3) if how == "blanked" else mask.float()
+    shown = {"unmasked": torch.ones(3), "blanked": torch.zeros(3)}.get(how, mask.float())
     torch.testing.assert_close(
         out.log_weight, normal(X, 0.0) + shown * (dist.Bernoulli(0.3).log_prob(b) - q.log_prob(b))
     )
@@ -91,6 +93,12 @@ def test_mask_hides_the_weight_but_not_the_score(how):
 def test_mask_of_false_for_the_whole_program():
     out = weigh(poutine.mask(plain_model, mask=False), poutine.mask(plain_guide, mask=False), X)
     torch.testing.assert_close(out.log_weight, torch.zeros(4, 3))
+
+
+def test_scale_acts_inside_the_weight():
+    out, z = drawn(4, "z", poutine.scale(plain_model, scale=3.0), plain_guide, X)
+    torch.testing.assert_close(out.log_weight, 3 * (normal(X, z) + normal(z, 0.0)) - normal(z, 0.5 * X, 0.8))
+    assert out.scale == 1.0
 
 
 def test_subsampling_of_the_batch_plate_scales_the_bound():
@@ -205,6 +213,11 @@ def test_auxiliary_guide_site_counts_in_q():
 
     out, z = drawn(4, "z", plain_model, guide, X)
     torch.testing.assert_close(out.log_weight, normal(X, z) + normal(z, 0.0) - normal(z, 0.0, 2.0))
+
+
+def test_pyro_autoguide_works():
+    guide = pyro.infer.autoguide.AutoNormal(plain_model)
+    assert weigh(plain_model, guide, X).log_weight.shape == (4, 3)
 
 
 def test_trial_run_is_hidden_from_outer_handlers():

@@ -21,8 +21,8 @@ def total(estimator: OVIS, log_w: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.25, 1.0])
-@pytest.mark.parametrize("num_particles", [2, 5])
-def test_control_variate_of_the_paper(num_particles, gamma):
+@pytest.mark.parametrize("num_particles", [2, 3, 5])
+def test_control_variate_and_end_points_of_the_paper(num_particles, gamma):
     """d_k - c_k with c_k = log Z_{-k} - gamma v_k + (1 - gamma) log(1 - 1/K), by loops (Eq. 17)."""
     log_w = log_weights(num_particles)
     w = log_w.exp()
@@ -33,6 +33,10 @@ def test_control_variate_of_the_paper(num_particles, gamma):
         d = w.mean(0).log() - v
         c = others.mean(0).log() - gamma * v + (1 - gamma) * math.log(1 - 1 / num_particles)
         torch.testing.assert_close(got[k], d - c, rtol=0, atol=1e-12)
+    v = w / w.sum(0)
+    end_points = {0.0: -(1 - v).log() - v, 1.0: ((1 - 1 / num_particles) / (1 - v)).log()}
+    if gamma in end_points:
+        torch.testing.assert_close(got, end_points[gamma])
 
 
 def test_even_weights_have_no_signal_at_gamma_one():

@@ -50,6 +50,12 @@ def test_the_test_above_detects_an_error_of_a_tenth(name):
     assert ((count.mean(-1) - 5 * weight[:, 0]).abs() > 4 * error).any()
 
 
+def test_variance_of_multinomial_copies():
+    weight = weights(5, 1)
+    count = copies(multinomial(weight.expand(-1, 40_000))).double()
+    torch.testing.assert_close(count.var(-1), (5 * weight * (1 - weight))[:, 0], rtol=0.05, atol=0)
+
+
 @pytest.mark.parametrize("name", ["stratified", "systematic"])
 def test_less_noise_than_multinomial(name):
     weight = weights(8, 1).expand(-1, 20_000)
@@ -102,6 +108,14 @@ def test_extreme_points_never_hit_a_weight_of_zero(name, offset, num_particles, 
     assert ancestors.min() >= 0
     assert ancestors.max() < num_particles
     assert (weight.gather(0, ancestors) > 0).all()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_one_particle_with_all_the_weight(name):
+    weight = torch.zeros(6, 4)
+    weight[torch.arange(4) + 1, torch.arange(4)] = 1
+    assert (SCHEMES[name](weight) == torch.arange(1, 5)).all()
+    assert (SCHEMES[name](torch.ones(1, 4)) == 0).all()
 
 
 @pytest.mark.parametrize("name", ALL)

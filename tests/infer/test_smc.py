@@ -16,6 +16,7 @@ from exact_sqair import World, make_case
 from torch import Tensor
 
 from pyro_sqair.infer import SMC, smc_evidence
+from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.infer.resampling import SCHEMES, resample
 
 # ---------------------------------------------------------------- a linear-Gaussian model
@@ -200,6 +201,20 @@ def test_average_evidence_of_a_tiny_sqair(world, name, threshold):
     error = ratio.std(-1) / math.sqrt(copies)
     assert (error < 0.03).all(), error
     assert ((ratio.mean(-1) - 1).abs() < 4 * error).all(), (ratio.mean(-1) - 1) / error
+
+
+def test_without_resampling_it_is_iwae():
+    torch.set_default_dtype(torch.float64)
+    case = make_case(World(num_slots=2, length=3))
+    frames = case.frames.repeat_interleave(5, 1)
+    pyro.set_rng_seed(3)
+    filtered = smc_evidence(case.model, case.guide, frames, num_particles=7, threshold=0)
+    pyro.set_rng_seed(3)
+    weights = log_weights(case.model, case.guide, (frames,), num_particles=7, max_plate_nesting=1).log_weight.detach()
+    torch.testing.assert_close(filtered, weights.logsumexp(0) - math.log(7), rtol=0, atol=1e-11)
+    pyro.set_rng_seed(3)
+    resampled = smc_evidence(case.model, case.guide, frames, num_particles=7, threshold=1)
+    assert (resampled - filtered).abs().max() > 0.01
 
 
 def test_evaluation_has_no_gradients():

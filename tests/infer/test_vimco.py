@@ -1,11 +1,9 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""VIMCO's control variates at extreme weights.
+"""VIMCO's control variates; its gradient is enumerated in test_multi_sample.py."""
 
-Their formulas are tested in test_docs_estimators.py, and the gradient is enumerated in test_multi_sample.py.
-"""
-
+import itertools
 import math
 
 import pytest
@@ -13,6 +11,17 @@ import torch
 
 from pyro_sqair.infer import VIMCO
 from pyro_sqair.infer.vimco import control_variate, log_mean_of_others
+
+
+def test_control_variates_by_loop():
+    log_w = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 5
+    for k, b in itertools.product(range(4), range(3)):
+        others = torch.tensor([log_w[j, b] for j in range(4) if j != k], dtype=torch.float64)
+        for kind, predicted in (("geometric", others.mean()), ("arithmetic", others.exp().mean().log())):
+            swapped = log_w[:, b].clone()
+            swapped[k] = predicted
+            got = control_variate(log_w, kind)[k, b]
+            torch.testing.assert_close(got, swapped.exp().mean().log(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("kind", ["geometric", "arithmetic"])

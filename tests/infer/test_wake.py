@@ -205,7 +205,7 @@ def test_bad_arguments():
     with pytest.raises(ValueError, match="num_particles >= 1 for RWS, got 0"):
         RWS(0, insomnia=0.0, dream=observed)
     with pytest.raises(NotImplementedError, match="no score signal"):
-        RWS(3).score_signal(torch.zeros(3, 1))
+        RWS(3).signal(torch.zeros(3, 1))
 
 
 def auxiliary_guide(x):

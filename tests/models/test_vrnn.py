@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from pyro_sqair.guides import VRNNGuide
 from pyro_sqair.infer import FIVO, check_sites
 from pyro_sqair.infer.log_weights import log_weights
+from pyro_sqair.infer.multi_sample import log_mean_exp
 from pyro_sqair.models import VRNN
 from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig
 from pyro_sqair.nn.convolutions import MirroredDecoder
@@ -73,6 +74,15 @@ def test_fivo_gives_every_parameter_a_gradient(programs):
     objective = FIVO(4)(*programs)
     objective(frames).backward()
     assert [n for n, p in objective.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_without_resampling_fivo_is_the_importance_weighted_bound(programs):
+    frames = video()
+    torch.manual_seed(4)
+    filtered = -torch.tensor(FIVO(5, threshold=0.0).loss(*programs, frames))
+    torch.manual_seed(4)
+    weights = log_weights(*programs, (frames,), num_particles=5, max_plate_nesting=1).log_weight
+    torch.testing.assert_close(filtered, log_mean_exp(weights).sum())
 
 
 def test_prior_of_a_frame_depends_on_earlier_frames_only(programs):
