@@ -3,12 +3,11 @@
 
 """R-SQAIR (Stanić & Schmidhuber 2019): interactions of balls, learned from video and imagined further.
 
-    python examples/bouncing_balls.py                                     # interaction network, 9 minutes, two cores
-    python examples/bouncing_balls.py --relations none interaction memory # all three, one after the other
-    python examples/bouncing_balls.py --size full --out runs/balls-full   # the paper's experiment, on a GPU
+    python examples/bouncing_balls.py  # interaction network, 9 minutes on two cores
+    python examples/bouncing_balls.py --size full --relations none interaction memory --out runs/balls-full  # on a GPU
 
-Trains on four balls. Then the guide sees some frames, the model imagines the rest, and both are compared: with four
-balls, and with six to eight, which training has never shown. A second run continues the first.
+Trains on four balls. Then the guide sees some frames and the model predicts the rest: of four balls, and of six to
+eight, for which the same weights get eight slots. The same command continues where it stopped.
 """
 
 import dataclasses
@@ -43,27 +42,25 @@ def main(
     """Trains each kind, prints a table and draws it.
 
     Args:
-        relations: what tells balls of each other: nothing (SQAIR), an interaction network, a relational memory core
+        relations: which relation module: none (SQAIR), an interaction network, a relational memory core
         size: small takes minutes on two CPU cores; full is the paper's experiment, for a GPU
         out: folder of the runs, one for each kind of relations
         steps: train for another number of steps than the preset's
         device: "auto" takes a GPU where there is one
         threads: CPU threads; 1 beside another training
         seed: of the initial weights, the data and all draws
-        seen: frames that the guide sees before the model imagines the rest of ten
+        seen: frames that the guide sees, of ten
         sequences: held-out sequences to evaluate on
     """
     torch.set_num_threads(threads or torch.get_num_threads())
     results, table = {}, [f"{'nats a frame, pixels':33}" + "".join(f"{name:>16}" for name in COLUMNS)]
     for kind in relations:
-        experiment = preset(("small-balls" if size == "small" else "balls") + SUFFIX[kind])
-        experiment = experiment.with_training(steps=steps, seed=seed)
-        folder = out / kind
-        _, model, guide = experiment.train(folder, device=device)
-        more = dataclasses.replace(experiment.videos.balls, min_balls=6, max_balls=8)
-        many = BallVideos(more).held_out(sequences, experiment.test_frames, seed=1)
+        preset_name = {"small": "small-balls", "full": "balls"}[size] + SUFFIX[kind]
+        experiment = preset(preset_name).with_training(steps=steps, seed=seed)
+        _, model, guide = experiment.train(out / kind, device=device)
+        more = BallVideos(dataclasses.replace(experiment.videos.balls, min_balls=6, max_balls=8))
         tests = {"4 balls": ((model, guide), experiment.held_out(sequences))}
-        tests["6-8 balls"] = with_slots(8, model, guide), many  # the same weights, room for more
+        tests["6-8 balls"] = with_slots(8, model, guide), more.held_out(sequences, experiment.test_frames, seed=1)
         results[kind], errors = {}, {}
         for name, (pair, test) in tests.items():
             found, rollout = simulate(*pair, test, seen)
@@ -72,8 +69,8 @@ def main(
             table.append(f"{kind + ', ' + name:33}" + "".join(f"{found[column]:16.2f}" for column in COLUMNS))
             table.append(f"{'  if they stood still':33}" + "".join(f"{word:>16}" for word in still))
             errors |= {name: found["expected_error_per_frame"], f"{name}, still": found["still_error_per_frame"]}
-            draw_prediction(test.frames, rollout, seen, folder / f"{name.replace(' ', '-')}.png")
-        draw_errors(errors, folder / "error.png")
+            draw_prediction(test.frames, rollout, seen, out / kind / f"{name.replace(' ', '-')}.png")
+        draw_errors(errors, out / kind / "error.png")
     write_json(out / "simulation.json", results)
     draw_comparison(results, "relational", out / "relational.png", "nats a frame, pixels of colliding balls")
     print(*table, f"pictures: {out}/relational.png, */error.png and */*-balls.png", sep="\n")

@@ -8,8 +8,7 @@
     python examples/moving_mnist.py --preset paper --out runs/paper         # the published recipe, days on a GPU
     python examples/moving_mnist.py --preset air-digits --out runs/air      # another system of the paper
 
-A second run with the same --out continues where the first one stopped, or draws the pictures anew. Afterwards
-`pyro_sqair.load("runs/demo")` gives the experiment, its model and its guide.
+The same command continues an interrupted run; for a finished one it only evaluates and draws the pictures again.
 """
 
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from pyro_sqair import experiments
+import pyro_sqair
 from pyro_sqair.experiments.report import write_report
 
 
@@ -44,8 +43,9 @@ def main(
         sequences: held-out sequences to evaluate on
     """
     torch.set_num_threads(threads or torch.get_num_threads())
-    experiment = experiments.preset(preset).with_training(steps=steps, seed=seed)
-    run = experiment.train(out, device=device, mnist=mnist)
+    experiment = pyro_sqair.preset(preset).with_training(steps=steps, seed=seed)
+    experiment.train(out, device=device, mnist=mnist)
+    run = pyro_sqair.load(out, device)  # the experiment, its model and its guide: the folder is enough, at any time
     write_report(run, out, sequences, mnist)
 
 

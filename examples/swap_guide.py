@@ -54,7 +54,7 @@ def main(
     print(f"{'':<12}" + "".join(f"{column:>21}" for column in COLUMNS))
     for name, programs in pairs.items():
         run = experiment.train(out / name, device=device, programs=programs)
-        found = evaluate(run.model, run.guide, test, num_particles=(5,))
+        found = evaluate(run.model, run.guide, test, num_particles=(5,), progress=True)
         seconds = read_log(out / name / "log.jsonl")[-1]["seconds"]
         values = found["count_accuracy"], found["id_switches"], 1000 * seconds / steps
         print(f"{name:<12}" + "".join(f"{value:>21.4g}" for value in values))

@@ -34,8 +34,10 @@ def output(script: str, *arguments: str) -> str:
     return result.stdout
 
 
-def test_every_example_is_run() -> None:
-    assert {path.name for path in (ROOT / "examples").glob("*.py")} == SMALL.keys()
+def test_every_example_is_run_and_short() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "examples").glob("*.py")}
+    assert lengths.keys() == SMALL.keys()
+    assert max(lengths.values()) <= 80, lengths
 
 
 def test_moving_mnist_trains_reports_and_continues(tmp_path: Path) -> None:

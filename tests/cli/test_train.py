@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from pyro_sqair.data import (
     held_out,
     write_sequences,
 )
-from pyro_sqair.experiments import FileVideos, file_experiment
+from pyro_sqair.experiments import SYSTEMS, FileVideos, file_experiment
 from pyro_sqair.models import SizedWhere
 
 SMALL = ["--steps", "2", "--threads", "1", "--sequences", "4", "--hidden", "16", "--what-dim", "4"]
@@ -36,6 +37,10 @@ def balls(tmp_path: Path) -> Path:
         path = tmp_path / f"{name}.h5"
         write_sequences(path, BouncingBalls(four_balls()), 6, 5, seed, generator="balls", progress=False)
     return tmp_path
+
+
+def test_every_system_is_an_option() -> None:
+    assert set(get_args(get_type_hints(Train)["system"])) == SYSTEMS.keys()
 
 
 def test_trains_reports_and_continues(balls: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,6 +68,26 @@ class TestEvery:
             assert parameter.grad.isfinite().all(), name
             assert (parameter.grad != 0).any(), name
 
+    def test_propagated_objects_keep_their_ids(self, ablation: Ablation) -> None:
+        """A propagated object keeps its id, a discovered one gets the next new id."""
+        _, guide = programs(ablation)
+        if isinstance(guide.propagation, PropagationGuide):
+            torch.nn.init.constant_(guide.propagation.pres[-1].bias, 0.5)  # some objects stay and some disappear
+        trace = poutine.trace(guide).get_trace(video())
+        states = trace.nodes["_RETURN"]["value"]
+        stayed = found = 0
+        for t in range(1, T):
+            before, now = states[t - 1].objects, states[t].objects
+            stays = [trace.nodes.get(f"frame_{t}/prop_{i}/pres", {"value": torch.zeros(B)})["value"] for i in range(N)]
+            kept = torch.where(torch.stack(stays, -1) > 0, before.id, -1)
+            for b in range(B):
+                old = [i for i in kept[b].tolist() if i >= 0]
+                new = [i for i in now.id[b].tolist() if i >= 0][len(old) :]
+                assert now.id[b, : len(old)].tolist() == old
+                assert new == list(range(states[t - 1].next_id[b], states[t - 1].next_id[b] + len(new)))
+                stayed, found = stayed + len(old), found + len(new)
+        assert min(stayed, found) > 20
+
     def test_average_weight_is_the_evidence(self, ablation: Ablation) -> None:
         torch.set_default_dtype(torch.float64)
         world = World(1, 2, "fixed", crowd=0.0)

@@ -42,13 +42,16 @@ def test_algorithm_3(batch):
 
     image = guide.image_encoder(frame.flatten(1)).expand(*batch, H)
     summary = guide.encoder(objects)
+    cell = torch.nn.RNNCell(guide.rnn.input.in_features, H, dtype=torch.float64)
+    cell.weight_ih, cell.bias_ih = guide.rnn.input.weight, guide.rnn.input.bias
+    cell.weight_hh, cell.bias_hh = guide.rnn.hidden.weight, guide.rnn.hidden.bias
     hidden = guide.rnn.initial.expand(*batch, H)
     what, where, pres = torch.zeros(*batch, D).double(), torch.zeros(*batch, 4).double(), torch.ones(batch).double()
     room = N - objects.num_present
     for i in range(N):
         is_open = (room > i) & (pres > 0)
         x = torch.cat([image, summary, is_open.double().unsqueeze(-1), what, where, pres.unsqueeze(-1)], -1)
-        hidden = torch.tanh(guide.rnn.input(x) + guide.rnn.hidden(hidden))
+        hidden = cell(x.flatten(0, -2), hidden.flatten(0, -2)).unflatten(0, batch)
         loc, scale = guide.where(hidden).chunk(2, -1)
         q_where = torch.distributions.Normal(loc, F.softplus(scale - 3) + 0.01)
         where, what, pres = (trace.nodes[f"disc_{i}/{name}"]["value"] for name in ("where", "what", "pres"))

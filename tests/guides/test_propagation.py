@@ -48,6 +48,9 @@ def test_algorithm_2(view, most, batch):
     assert f"prop_{most}/pres" not in trace.nodes
 
     memory = memory.expand(K, B, N, H)
+    cell = torch.nn.RNNCell(guide.relation.input.in_features, H, dtype=torch.float64)
+    cell.weight_ih, cell.bias_ih = guide.relation.input.weight, guide.relation.input.bias
+    cell.weight_hh, cell.bias_hh = guide.relation.hidden.weight, guide.relation.hidden.bias
     hidden, other = guide.relation.initial.expand(K, B, H), torch.zeros(K, B, D + 5).double()
     for i in range(most):
         pres_before, where_before, what_before = (
@@ -63,7 +66,7 @@ def test_algorithm_2(view, most, batch):
             seen = frame.new_zeros(K, B, 0)
         latent = torch.cat([what_before, where_before, pres_before.unsqueeze(-1)], -1)
         x = torch.cat([seen, latent, state, other], -1)
-        hidden = torch.tanh(guide.relation.input(x) + guide.relation.hidden(hidden))  # line 9
+        hidden = cell(x.flatten(0, 1), hidden.flatten(0, 1)).unflatten(0, (K, B))  # line 9
 
         change, scale = guide.where(torch.cat([hidden, where_before, state], -1)).chunk(2, -1)
         factor = (F.softplus(scale - 4) + 0.01).unsqueeze(-1) * guide.factor()

@@ -82,6 +82,15 @@ class TestPresenceLogits:
             assert torch.autograd.gradcheck(lambda c, r=room: presence_logits(c, torch.tensor(float(r))), count_logits)
 
 
+def test_categorical_count():
+    count, scene = CategoricalCount(N).double(), propagated(torch.tensor([0, 2, 4]))
+    torch.nn.init.normal_(count.bias)
+    hidden = count.mlp(torch.tensor([[0.0], [0.5], [1.0]]).double()) + count.bias
+    torch.testing.assert_close(count(scene, True), torch.nn.functional.elu(hidden))
+    later = torch.tensor([10.0] + [0.0] * N).double()
+    torch.testing.assert_close(count(scene, False), torch.nn.functional.elu(hidden + later))
+
+
 def test_initial_count_prior_favours_no_discovery_after_the_first_frame():
     count = CategoricalCount(N)
     assert (count.bias == 0).all()

@@ -1,13 +1,14 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The spatial transformer equals loops over pixels."""
+"""The spatial transformer compared with loops over pixels and with the inverse transform of `grid_sample`."""
 
 import itertools
 import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import gradcheck
 
@@ -122,6 +123,22 @@ class TestPaste:
         for b in itertools.product(*map(range, batch)):
             expected = sum(slow_paste(glimpses[b][n], where[b][n], IMAGE) for n in range(3))
             torch.testing.assert_close(image[b], expected)
+
+    def test_inverse_affine(self):
+        glimpses, where = torch.rand(6, 1, 2, *GLIMPSE).double(), random_where(6, 1)
+        scale, shift = scale_and_shift(where[:, 0])
+        theta = torch.cat([torch.diag_embed(1 / scale), (-shift / scale).unsqueeze(-1)], -1)
+        grid = F.affine_grid(theta, [6, 2, *IMAGE], align_corners=False)
+        expected = F.grid_sample(glimpses[:, 0], grid, padding_mode="zeros", align_corners=False)
+        torch.testing.assert_close(paste(glimpses, place(where, GLIMPSE, IMAGE)), expected)
+
+    def test_crop_is_the_inverse_on_the_pixel_grid(self):
+        """A glimpse pasted at its own size, aligned with the pixels, is recovered exactly."""
+        glimpses = torch.rand(3, 1, 2, *GLIMPSE).double()
+        corners = torch.tensor([[0.0, 0.0], [2.0, 1.0], [6.0, 5.0]])
+        where = where_from_boxes(torch.cat([corners, torch.tensor([6.0, 4.0]).expand(3, 2)], -1).double(), IMAGE)
+        image = paste(glimpses, place(where.unsqueeze(1), GLIMPSE, IMAGE))
+        torch.testing.assert_close(crop(image, where, GLIMPSE), glimpses[:, 0])
 
     def test_gradients(self):
         glimpses = torch.rand(2, 2, 2, 2, 3, dtype=torch.float64, requires_grad=True)
