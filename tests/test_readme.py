@@ -35,7 +35,8 @@ def test_readme_tracks_and_imagines(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert typed["future"].objects.where.shape == (10, 16, 2, 4)
     assert typed["seen"].boxes.shape == (2, 4)
     assert typed["seen"].log_evidence.isfinite()
-    assert os.listdir() == ["runs"]
+    assert typed["counts"].shape == (10, 16)
+    assert sorted(os.listdir()) == ["runs", "tracks.png"]
 
 
 @pytest.fixture(scope="module")

@@ -187,6 +187,8 @@ class Experiment:
         from pyro_sqair.experiments.report import validate  # imports SciPy and matplotlib
 
         out, on = Path(out), choose_device(device)
+        if out.is_file():
+            raise NotADirectoryError(f"expected a folder for the run, found a file: {out}")
         weights = out / "weights.safetensors"
         experiment = replace(self, custom=self.custom or programs is not None)
         identity = experiment.identity()

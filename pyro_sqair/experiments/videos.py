@@ -122,7 +122,7 @@ class FileVideos:
             name = "test" if self.train.stem == "train" else f"{self.train.stem}-val"
             path = self.train.with_name(name + self.train.suffix)
         if not path.exists():
-            option = "" if split == "train" or self.test else "; name another by --test"
+            option = "" if split == "train" or self.test else "; pass another as `test` or by --test"
             raise FileNotFoundError(f"expected sequences to {split} on in {path}, found no such file{option}")
         return path
 
