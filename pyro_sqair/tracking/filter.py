@@ -10,7 +10,6 @@ from typing import NamedTuple
 import pyro
 import torch
 from pyro.infer.util import is_validation_enabled
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from pyro_sqair.infer import SMC, Particles
@@ -255,6 +254,8 @@ def _continue_ids(old: Tensor, old_track_ids: Tensor, new: Tensor, next_track_id
 
 def _match(overlap: Tensor, min_overlap: float) -> Tensor:
     """Matches rows with columns one to one, maximising the total overlap: ``[B, N, N]`` to bool ``[B, N, N]``."""
+    from scipy.optimize import linear_sum_assignment  # here, since it takes 60 MB that `pyro-sqair data` does not need
+
     overlap = torch.where(overlap >= min_overlap, overlap, 0.0)
     matched = torch.zeros_like(overlap, dtype=torch.bool)
     for b, matrix in enumerate(overlap.cpu().numpy()):
