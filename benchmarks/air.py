@@ -30,6 +30,7 @@ def train(name: str, seconds: float) -> tuple[list[float], list[float], int, str
     """CPU seconds and count accuracies, measured 30 times, the number of steps, and log p(x) with its error."""
     torch.set_num_threads(1)
     pyro.enable_validation(False)
+    pyro.clear_param_store()  # a process trains several
     pyro.set_rng_seed(0)
     source, unseen = (MovingDigits(embedded_digits(split), gentle_motion()) for split in ("train", "test"))
     test = unseen.sample(500, 1, torch.Generator().manual_seed(1))
