@@ -6,7 +6,7 @@
 The proposal glimpse limits what the relation RNN sees of the frame to the location where an object is expected. The
 paper's first version used an encoding of the whole image instead, as discovery does, and objects swapped identities
 (Kosiorek et al. 2018, Appendices A and F, Fig. 9). That is :class:`WholeImage`. With :class:`NoView` the relation RNN
-sees nothing of the frame. :class:`ForgetfulPropagationGuide` propagates nothing, so each frame is discovered anew.
+sees nothing of the frame. :class:`ForgetfulPropagationGuide` propagates nothing: all objects are new in each frame.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class NoView(nn.Module):
 
 
 class ForgetfulPropagationGuide:
-    """Removes every object, so each frame is discovered anew.
+    """Removes every object, so all objects are new in each frame.
 
     With a probability of exactly zero, importance weights would be biased: no particle would contain an object that
     stays. So an object stays with a small probability, with ``where`` and ``what`` drawn around the previous ones, and

@@ -46,7 +46,7 @@ class SQAIRGuide(Program):
 
     Args:
         discovery: any :class:`DiscoveryGuideProgram`.
-        propagation: any :class:`PropagationGuideProgram`; None for AIR: every frame is discovered anew.
+        propagation: any :class:`PropagationGuideProgram`; None for AIR: all objects are new in each frame.
         scene: sizes shared with the model.
 
     Raises:

@@ -61,10 +61,10 @@ def test_trains_reports_and_continues(balls: Path, capsys: pytest.CaptureFixture
 
 def test_without_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     known = held_out(BouncingBalls(four_balls()), 6, 5, 0)
-    nobody = torch.zeros(5, 6, 1, dtype=torch.bool)
+    absent = torch.zeros(5, 6, 1, dtype=torch.bool)
     unknown = known._replace(
         count=torch.full((5, 6), -1),
-        present=nobody,
+        present=absent,
         boxes=torch.zeros(5, 6, 1, 4),
         ids=torch.full((5, 6, 1), -1),
         labels=torch.full((6, 1), -1),

@@ -55,7 +55,7 @@ def test_switches_by_hand(ids: list, matched: int, missed: int, rematched: int, 
         ([[[0, -1]], [[0, 1]], [[-1, 1]], [[0, 1]]], 6, 0, 0, 4, 0, 1.0),
         # A new id for the object that returns: one switch in four.
         ([[[0, -1]], [[0, 1]], [[-1, 1]], [[2, 1]]], 6, 0, 0, 4, 1, 0.75),
-        # The object that returns takes the id of the other, which is discovered anew.
+        # The object that returns takes the id of the other, which gets a new id.
         ([[[0, -1]], [[0, 1]], [[-1, 1]], [[1, 2]]], 6, 0, 0, 4, 2, 0.5),
         # Boxes remain where the objects are absent. They are spurious and keep nothing.
         ([[[0, 1]], [[0, 1]], [[0, 1]], [[0, 1]]], 6, 0, 2, 4, 0, 1.0),

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -192,14 +193,13 @@ class TestTrain:
         with pytest.raises(ValueError, match="expected programs for .*num_slots=1.* got one for .*num_slots=2"):
             TINY.train(tmp_path / "new", device="cpu", programs=other, progress=False)
 
-    def test_a_crash_between_weights_and_checkpoint(self, trained: Path, tmp_path: Path, monkeypatch) -> None:
-        def crash(*arguments: object) -> None:
-            raise OSError("disk full")
-
-        monkeypatch.setattr("pyro_sqair.training.trainer.save_checkpoint", crash)
+    def test_a_crash_leaves_no_checkpoint_without_weights(self, trained: Path, tmp_path: Path, monkeypatch) -> None:
+        full = Mock(side_effect=OSError("disk full"))
+        monkeypatch.setattr("pyro_sqair.training.trainer.save_weights", full)
         with pytest.raises(OSError, match="disk full"):
             TINY.train(tmp_path, device="cpu", progress=False)
         monkeypatch.undo()
+        assert not (tmp_path / "checkpoint.pt").exists()
         _, *pair = TINY.train(tmp_path, device="cpu", progress=False)
         assert torch.equal(evaluate(pair), evaluate(pyro_sqair.load(trained)[1:]))
 

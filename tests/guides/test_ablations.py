@@ -109,7 +109,7 @@ class TestEvery:
 
 
 class TestForgetful:
-    def test_every_frame_is_discovered_anew(self) -> None:
+    def test_all_objects_are_new_in_each_frame(self) -> None:
         _, guide = programs(lambda paper: ForgetfulPropagationGuide())
         objects = stack_objects([state.objects for state in guide(video(T, 60))])
         assert objects.num_present.sum() > 200
