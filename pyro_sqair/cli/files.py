@@ -13,7 +13,6 @@ import tyro
 
 from pyro_sqair.data import convert_rnem, open_sequences
 from pyro_sqair.data.files.writer import check_free
-from pyro_sqair.viz import animate_ground_truth, draw_ground_truth
 
 
 @dataclass
@@ -64,6 +63,8 @@ class Show:
     """replace existing pictures"""
 
     def __call__(self) -> None:
+        from pyro_sqair.viz import animate_ground_truth, draw_ground_truth  # here, since it imports matplotlib
+
         if self.sequences < 1 or self.first < 0:
             raise ValueError(f"expected sequences >= 1 and first >= 0, got {self.sequences} and {self.first}")
         folder = self.path.parent if self.out is None else self.out
