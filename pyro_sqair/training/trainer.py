@@ -27,6 +27,7 @@ from pyro_sqair.training.checkpoint import load_checkpoint, save_checkpoint
 from pyro_sqair.training.comparison import ANOTHER_FOLDER, check_same, check_weights
 from pyro_sqair.training.config import TrainingConfig
 from pyro_sqair.training.interruption import Interruption
+from pyro_sqair.training.lock import FolderLock
 from pyro_sqair.training.log import append_record, truncate_log
 from pyro_sqair.training.meter import Meter
 from pyro_sqair.training.progress import Progress
@@ -42,8 +43,8 @@ class Trainer:
     """Trains a model and its guide; an interrupted run continues as if it had not been interrupted.
 
     The folder `out` gets `log.jsonl`, with records of kind "train" and "validation"; `checkpoint.pt`, to resume from;
-    `weights.safetensors`, the averaged weights; and `experiment.json`, if there is one. The draws of a run depend on
-    `config.seed` alone. PyTorch's global generators are restored.
+    `weights.safetensors`, the averaged weights; `experiment.json`, if there is one; and `.lock`, for one training at a
+    time. The draws of a run depend on `config.seed` alone. PyTorch's global generators are restored.
 
     Args:
         model: a module that is a Pyro model, called with frames [T, B, C, H, W].
@@ -96,12 +97,10 @@ class Trainer:
         self.device = next(iter(parameters.values())).device
         self.updater = Updater(list(parameters.values()), config)
         self.average = WeightAverage(parameters, config.ema_decay) if config.ema_decay else None
-        self.step = 0
-        self.skipped = 0
+        self.step = self.skipped = 0
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
-        self._show = progress
-        self._meter = Meter(self.device)
+        self._show, self._meter, self._lock = progress, Meter(self.device), FolderLock(self.out)
         with isolated(self.device):
             torch.manual_seed(derive_seed("draws", config.seed))
             self._random = capture(self.device)
@@ -118,14 +117,15 @@ class Trainer:
             Whether the run is finished; otherwise it was interrupted and saved. A finished run does nothing.
 
         Raises:
+            BlockingIOError: if another process trains in the folder.
             FileExistsError: if a new run has a folder with a checkpoint.
             FloatingPointError: if no step of a whole logging interval had a finite loss and gradient.
         """
         if self.step >= self.config.steps:
             return True
-        if self.step == 0 and self.checkpoint.exists():
-            raise FileExistsError(f"expected a folder without a checkpoint, got {self.out}{ANOTHER_FOLDER}")
-        with ExitStack() as stack:
+        with self._lock, ExitStack() as stack:
+            if self.step == 0 and self.checkpoint.exists():
+                raise FileExistsError(f"expected a folder without a checkpoint, got {self.out}{ANOTHER_FOLDER}")
             # An empty store: a PyroParam would take the value of a PyroParam of the same name in another model.
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(isolated(self.device))
@@ -135,9 +135,9 @@ class Trainer:
             restore(self._random, self.device)
             frames = self._batch()
             self._rehearse(frames)  # before any file is written
-            truncate_log(self.out / "log.jsonl", self.step)
-            if self.experiment is not None:
+            if self.experiment is not None:  # first, as it tells which run the other files belong to
                 write_json(self.out / "experiment.json", self.experiment)
+            truncate_log(self.out / "log.jsonl", self.step)
             self._loop(interruption, progress, frames)
             self._random = capture(self.device)
         if self.step < self.config.steps:
@@ -146,11 +146,12 @@ class Trainer:
 
     def complete(self) -> bool:
         """Resumes the run if its folder has a checkpoint, and trains until the last step; see `resume` and `run`."""
-        if self.checkpoint.exists():
-            self.resume()
-            if self._show:
-                print(f"continuing {self.out} at step {self.step}{ANOTHER_FOLDER}")
-        return self.run()
+        with self._lock:
+            if self.checkpoint.exists():
+                self.resume()
+                if self._show:
+                    print(f"continuing {self.out} at step {self.step}{ANOTHER_FOLDER}")
+            return self.run()
 
     def resume(self) -> None:
         """Restores the state of the checkpoint; after an error, nothing has changed.

@@ -108,7 +108,7 @@ def test_a_finished_run_does_nothing(bench) -> None:
     trainer = bench.trainer()
     trainer.run()
     files = {path: path.read_bytes() for path in trainer.out.iterdir()}
-    written = {"checkpoint.pt", "experiment.json", "log.jsonl", "weights.safetensors"}
+    written = {".lock", "checkpoint.pt", "experiment.json", "log.jsonl", "weights.safetensors"}
     assert {path.name for path in files} == written
     drawn = len(trainer.source.lengths)
     assert trainer.run()

@@ -22,11 +22,13 @@ class StoredSequences(ABC):
     """The sequences of a file of either format: a `Source` to train on, and a reader.
 
     Attributes:
+        path: the file.
         layout: sizes and origin of the file.
         most_objects: the most objects in any frame; an upper bound for R-NEM's files. None if not annotated.
         device: where sequences are returned, and where generators must be.
     """
 
+    path: Path
     layout: Layout
     most_objects: int | None
     device: torch.device
