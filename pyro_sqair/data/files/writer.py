@@ -190,7 +190,7 @@ def _layout(sequences: Sequences, origin: tuple[str, int | None, dict[str, Any]]
 
 def _created(disk: _DeferredFile, layout: Layout) -> h5py.File:
     """A new file with all attributes except `complete`, and no sequences yet."""
-    file = h5py.File(disk, "w")
+    file = h5py.File(disk, "w", libver="v110")  # from 1.10 on, HDF5's own structures have checksums
     parameters = json.dumps(layout.parameters, sort_keys=True, allow_nan=False)
     file.attrs.update(format=FORMAT, version=VERSION, generator=layout.generator, parameters=parameters)
     if layout.seed is not None:

@@ -3,6 +3,7 @@
 """Invalid files are refused with a clear error; extra content and other encodings are accepted."""
 
 import os
+import random
 
 import h5py
 import numpy as np
@@ -120,13 +121,34 @@ def test_invalid_content_is_refused(path, change, message):
 
 
 @pytest.mark.parametrize("signature", [b"TREE", b"HEAP", b"SNOD", b"GCOL"])
-def test_damaged_structures_are_refused(path, signature):
-    data = path.read_bytes()
+def test_damaged_structures_of_other_writers_are_refused(path, signature):
+    other = path.with_name("other.h5")
+    with h5py.File(path) as ours, h5py.File(other, "w") as file:  # without checksums, as is h5py's default
+        file.attrs.update(ours.attrs)
+        for name in FIELDS:
+            ours.copy(name, file)
+    data = other.read_bytes()
     assert signature in data
     for start in (i for i in range(len(data)) if data[i : i + 4] == signature):
-        path.write_bytes(data[:start] + b"xxxx" + data[start + 4 :])
-        with pytest.raises(ValueError, match="expected .*a.h5"):
-            open_sequences(path).read()
+        other.write_bytes(data[:start] + b"xxxx" + data[start + 4 :])
+        with pytest.raises(ValueError, match="expected .*other.h5"):
+            open_sequences(other).read()
+
+
+def test_damage_to_a_byte_is_refused_or_changes_nothing(path, assert_same):
+    data, before = path.read_bytes(), open_sequences(path).read()
+    draw, refused = random.Random(0), 0
+    for _ in range(200):
+        place = draw.randrange(len(data))
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :])
+        try:
+            after = open_sequences(path).read()
+        except ValueError as error:
+            refused += 1
+            assert "a.h5" in str(error)
+        else:
+            assert_same(after, before)
+    assert refused > 50
 
 
 def test_an_empty_file_that_claims_a_trillion_sequences_is_refused(path):
