@@ -182,7 +182,8 @@ class Experiment:
         Raises:
             ValueError: if model and guide do not fit, or the folder has another experiment; lists what differs.
             Interrupted: if the training was interrupted; it has been saved.
-            FloatingPointError: if no step of a whole logging interval had a finite loss.
+            FloatingPointError: if the training diverges; see :meth:`~pyro_sqair.training.Trainer.run`.
+            OSError: if a file cannot be written, as on a full disk; the last checkpoint is kept.
         """
         from pyro_sqair.experiments.report import validate  # imports SciPy and matplotlib
 
