@@ -47,6 +47,8 @@ class Train:
     """nats per object discovered in the first frame and in later ones; by default the count prior is learned"""
     steps: int = 5600
     """number of updates of the whole run"""
+    learning_rate: float | None = None
+    """learning rate after the warm-up, which falls to a fiftieth; lower it if training diverges; by default 0.001"""
     device: str = "auto"
     """"auto" for a GPU if there is one; or "cpu", "cuda", "cuda:1", ..."""
     threads: int | None = None
@@ -78,4 +80,9 @@ class Train:
         videos = FileVideos(self.train, self.test, self.in_memory)
         sizes = self.slots, self.glimpse, self.what_dim, self.hidden
         objects = self.object_costs, self.system, self.object_size, self.object_size_std
-        return file_experiment(videos, *sizes, *objects).with_training(steps=self.steps, seed=self.seed)
+        experiment = file_experiment(videos, *sizes, *objects).with_training(steps=self.steps, seed=self.seed)
+        if self.learning_rate is None:
+            return experiment
+        fall = experiment.training.final_learning_rate / experiment.training.learning_rate
+        rates = {"learning_rate": self.learning_rate, "final_learning_rate": fall * self.learning_rate}
+        return experiment.with_training(**rates)

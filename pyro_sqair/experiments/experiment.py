@@ -194,7 +194,8 @@ class Experiment:
             FileExistsError: if the folder has no experiment, but a file with the name of a run's.
             BlockingIOError: if another process trains in the folder.
             Interrupted: if the training was interrupted; it has been saved.
-            FloatingPointError: if no step of a whole logging interval had a finite loss.
+            FloatingPointError: if the training diverges; see :meth:`~pyro_sqair.training.Trainer.run`.
+            OSError: if a file cannot be written, as on a full disk; the last checkpoint is kept.
         """
         from pyro_sqair.experiments.report import PICTURES, validate  # imports SciPy and matplotlib
 

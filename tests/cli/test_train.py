@@ -134,6 +134,12 @@ def test_objects_of_a_known_size(balls: Path) -> None:
     assert where.size.sigmoid().tolist() == pytest.approx([6 / 50, 8 / 50])
 
 
+def test_a_lower_learning_rate_is_lower_throughout(balls: Path) -> None:
+    for rate, rates in ((None, (1e-3, 2e-5)), (5e-4, (5e-4, 1e-5))):
+        training = Train(balls / "train.h5", learning_rate=rate).experiment().training
+        assert (training.learning_rate, training.final_learning_rate) == pytest.approx(rates, rel=1e-12)
+
+
 class TestExperiment:
     def test_sizes_are_the_file_s(self, balls: Path) -> None:
         experiment = file_experiment(FileVideos(balls / "train.h5"), glimpse_size=(10, 12))
@@ -184,6 +190,8 @@ class TestErrors:
             ("--sequences 0", "got 0 and 1"),
             ("--sequences -1", "got -1 and 1"),
             ("--threads 0", "got 4 and 0"),
+            ("--learning-rate nan", "learning_rate to be positive, got nan"),
+            ("--learning-rate -0.1", "learning_rate to be positive, got -0.1"),
             ("--device cuda:1", "got 'cuda:1'"),
             ("--object-size 8 60", r"\(50, 50\).*\(8.0, 60.0\)"),
             ("--glimpse 51 20", r"\(51, 20\)"),

@@ -199,8 +199,8 @@ class TestTrain:
             TINY.train(tmp_path / "new", device="cpu", programs=other, progress=False)
 
     def test_a_crash_leaves_no_checkpoint_without_weights(self, trained: Path, tmp_path: Path, monkeypatch) -> None:
-        full = Mock(side_effect=OSError("disk full"))
-        monkeypatch.setattr("pyro_sqair.training.trainer.save_weights", full)
+        full = Mock(side_effect=OSError(28, "disk full"))
+        monkeypatch.setattr("pyro_sqair.training.folder.save_weights", full)
         with pytest.raises(OSError, match="disk full"):
             TINY.train(tmp_path, device="cpu", progress=False)
         monkeypatch.undo()

@@ -114,7 +114,7 @@ def test_files_of_others_are_not_replaced(data: Path, tmp_path: Path, name: str)
     assert (folder / "config.json").read_text() == "unrelated"
 
 
-@pytest.mark.parametrize("content", [None, "", '{"kind": "validation", "step": 3}\n'])
+@pytest.mark.parametrize("content", [None, "", '{"kind": "validation", "step": 3, "seconds": 1.0}\n'])
 def test_no_log(interrupted: Path, data: Path, content: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     log = interrupted / "log.jsonl"
     log.unlink() if content is None else log.write_text(content)

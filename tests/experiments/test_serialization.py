@@ -63,6 +63,7 @@ OPTIONS: dict[str, list[Any]] = {
     "system": sorted(SYSTEMS),
     "object_costs": [None, (5.0, 10.0)],
     "steps": [3],
+    "learning_rate": [None, 1e-4],
     "in_memory": [True, False],
     "seed": [4],
 }

@@ -81,7 +81,7 @@ def test_resumed_after_a_crash(bench) -> None:
         crashed.run()
     assert [record["step"] for record in log(crashed)] == [5, 10, 15]
     with (crashed.out / "log.jsonl").open("a") as file:
-        file.write('{"kind": "train", "step": 17}\n{"kind": "tr')
+        file.write('{"kind": "validation", "step": 17, "seconds": 1.0}\n{"kind": "tr')
 
     again = bench.trainer("crashed", checkpoint_every=4, pair_seed=8)
     again.resume()
