@@ -13,6 +13,7 @@ import pytest
 from pyro_sqair.cli import main, run
 from pyro_sqair.experiments import Interrupted
 
+
 @pytest.fixture(autouse=True)
 def name(monkeypatch: pytest.MonkeyPatch) -> None:
     """The name of the program in messages of :func:`run`."""

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from case import SMALL, Case, write_data
 
-from pyro_sqair.cli import DataCommand, Train, main
+from pyro_sqair.cli import main
+from pyro_sqair.cli.commands import DataCommand, Train
 
 WORK = {"train", "test", "generalise", "length", "sequences", "steps", "num_frames"}  # more of it takes longer
 INTEGERS = ("-1", "0", "1", "3", "-9", str(2**31), str(2**63), str(10**30), "9" * 5000, "1.5", "nan", "", "x", "\u0663")
