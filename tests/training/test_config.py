@@ -35,6 +35,7 @@ from pyro_sqair.training.schedule import learning_rate, stage_bounds
             "expected a curriculum of (positive integer length, positive share), got (0, 1.0)",
         ),
         ("curriculum", (3, 4), "expected curriculum to be a sequence of pairs, got (3, 4)"),
+        ("steps", 10**30, "expected steps of at most 2**53"),
         ("learning_rate_changes", ((5, 1.0), (5, 0.1)), "with steps that increase"),
     ],
 )
