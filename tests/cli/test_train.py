@@ -187,8 +187,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "words"),
         [
-            ("--learning-rate nan", "learning_rate to be positive, got nan"),
-            ("--learning-rate -0.1", "learning_rate to be positive, got -0.1"),
+            ("--learning-rate nan", "learning_rate to be positive and at most 1, got nan"),
+            ("--learning-rate -0.1", "learning_rate to be positive and at most 1, got -0.1"),
             ("--sequences 0", "expected sequences of at least 1, got 0"),
             ("--sequences -1", "expected sequences of at least 1, got -1"),
             ("--threads 0", "expected threads from 1 to 1024, got 0"),

@@ -85,7 +85,7 @@ def edits(path: Path) -> dict[str, Callable[[h5py.File], None]]:
             "linked to itself": lambda file, values, name=name: h5py.SoftLink(f"/{name}"),
             "in a missing file": lambda file, values, name=name: h5py.ExternalLink("absent.h5", name),
             "virtual without source": partial(virtual, name),
-            # Zeros, which contradict the other datasets or are black frames, but are valid boxes, labels and collisions.
+            # Zeros: black frames, or a contradiction to other datasets; valid as boxes, labels and collisions.
             "unwritten" + "?" * (name in ("boxes", "labels", "collisions")): partial(unwritten, name, 4),
             "text": lambda file, values: np.full(values.shape, b"x"),
             "complex": lambda file, values: values.astype(np.complex64),
