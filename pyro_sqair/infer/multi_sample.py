@@ -25,7 +25,7 @@ class SurrogateELBO(ELBO):
     Use it with `pyro.infer.SVI`, or as `objective = Estimator(5)(model, guide)`, a module whose call returns the loss.
     """
 
-    _checked = False  # whether the programs have been run by `check_particles`
+    _checked: tuple[Callable, Callable] | None = None  # the last pair that `check_particles` accepted
 
     def surrogate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Shape [*batch]: its value is each datum's bound L, its gradient the estimate of the bound's."""
@@ -145,9 +145,9 @@ class MultiSampleELBO(SurrogateELBO):
     ) -> LogWeights:
         if self.max_plate_nesting == math.inf:
             self.max_plate_nesting = guess_max_plate_nesting(model, guide, args, kwargs)
-        if self.vectorize_particles and not self._checked and is_validation_enabled():
+        if self.vectorize_particles and self._checked != (model, guide) and is_validation_enabled():
             compare_particles(model, guide, args, kwargs, int(self.max_plate_nesting))
-            self._checked = True
+            self._checked = model, guide
         return log_weights(
             model,
             guide,

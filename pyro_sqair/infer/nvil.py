@@ -53,7 +53,7 @@ class NVIL(TraceGraph_ELBO):
             `check_particles` finds that the programs cannot be vectorised.
     """
 
-    _checked = False
+    _checked: tuple[Callable, Callable] | None = None  # the last pair that `check_particles` accepted
 
     def __init__(
         self, num_particles: int = 1, max_plate_nesting: float = math.inf, *, vectorize_particles: bool = True
@@ -74,9 +74,9 @@ class NVIL(TraceGraph_ELBO):
     def _get_vectorized_trace(
         self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]
     ) -> tuple[Trace, Trace]:
-        if not self._checked and is_validation_enabled():
+        if self._checked != (model, guide) and is_validation_enabled():
             compare_particles(model, guide, args, kwargs, int(self.max_plate_nesting) - 1)
-            self._checked = True
+            self._checked = model, guide
         return super()._get_vectorized_trace(model, guide, args, kwargs)
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Trace]:

@@ -21,8 +21,8 @@ from pyro_sqair.infer.plates import PARTICLES
 Pair = tuple[Trace, Trace]  # of the model, of the guide
 
 ADVICE = (
-    "Vectorised particles add a dimension on the left of every value: index from the right (z[..., 0], dim=-1), or "
-    "pass vectorize_particles=False to the estimator (all but FIVO and SMC have it)."
+    "Vectorised particles add a dimension on the left of every value: index from the right (z[..., 0], dim=-1) and use "
+    "no Python `if` on a draw, or pass vectorize_particles=False to the estimator (all but FIVO and SMC have it)."
 )
 
 

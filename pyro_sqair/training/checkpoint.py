@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import pickle
 import struct
 import zipfile
@@ -68,7 +69,10 @@ def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
     """
     buffer = io.BytesIO()  # PyTorch itself reports a full disk as a RuntimeError without a reason
     torch.save({"format": FORMAT, **payload}, buffer)
-    path.write_bytes(buffer.getbuffer())
+    with path.open("wb") as file:
+        file.write(buffer.getbuffer())
+        file.flush()
+        os.fsync(file.fileno())  # some file systems report a full disk only here
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -91,6 +91,54 @@ def test_the_first_wrong_site_is_the_guides():
         VIMCO(2).loss(partial(program, observed=True), partial(program, observed=False), X)
 
 
+@pytest.mark.parametrize("probability", [0.5, 0.97, 0.999])
+def test_discrete_draws_differ_although_the_guide_is_certain(probability):
+    def program(x, observed):
+        with pyro.plate("data", len(x)):
+            b = pyro.sample("b", dist.Bernoulli(torch.full((2,), probability)).to_event(1))
+            if observed:
+                pyro.sample("x", dist.Normal(b[:, 0], 1.0), obs=x)
+
+    for seed in range(20):
+        pyro.set_rng_seed(seed)
+        with pytest.raises(ValueError, match="site 'x' of the model"):
+            check_particles(partial(program, observed=True), partial(program, observed=False), X)
+
+
+def test_impossible_values_are_not_drawn():
+    def program(x, observed):
+        with pyro.plate("data", len(x)):
+            first = pyro.sample("first", dist.Bernoulli(0.5))
+            second = pyro.sample("second", dist.Bernoulli(0.5 * first))  # an AIR-like chain
+            count = pyro.sample("count", dist.Categorical(torch.tensor([0.5, 0.5, 0.0])))
+            assert (second <= first).all() and (count < 2).all()
+            if observed:
+                pyro.sample("x", dist.Normal(first + second + count, 1.0), obs=x)
+
+    check_particles(partial(program, observed=True), partial(program, observed=False), X)
+
+
+def test_an_estimator_checks_every_pair():
+    estimator = VIMCO(3)
+    estimator.loss(model, guide, X)
+    with pytest.raises(ValueError, match="site 'x' of the model"):
+        estimator.loss(partial(model, read=WRONG["indexed from the left"]), guide, X)
+
+
+def test_dropout_is_allowed():
+    class Noisy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.dropout = torch.nn.Dropout(0.5)
+
+        def forward(self, x):
+            model(x, lambda z: self.dropout(z)[..., 0])
+
+    noisy = Noisy()
+    VIMCO(3).loss(noisy, guide, X)
+    assert noisy.dropout.training
+
+
 def test_draw_of_another_size():
     def program(x, observed):
         with pyro.plate("data", len(x)):
@@ -99,7 +147,7 @@ def test_draw_of_another_size():
             if observed:
                 pyro.sample("x", dist.Normal(z[..., 0], 1.0), obs=x)
 
-    match = r"a draw of shape \[3, 3\] for each particle at site 'u' of the guide, got \[3, 2\].*from the right"
+    match = r"a draw of shape \[3, 3\] for each particle at site 'u' of the guide, got \[3, 10\].*from the right"
     with pytest.raises(ValueError, match=match):
         check_particles(partial(program, observed=True), partial(program, observed=False), torch.zeros(3))
 
@@ -211,7 +259,7 @@ def test_programs_that_step(run):
 
 
 def test_it_runs_once_and_changes_no_draw():
-    """With four runs: vectorised, two particles alone, and that of the estimator."""
+    """With 19 runs: vectorised with 2 and, as there are two data only, 16 particles, each alone, and the estimator's."""
     runs = []
 
     def counting(x):
@@ -231,7 +279,7 @@ def test_it_runs_once_and_changes_no_draw():
 
     checked, unchecked = losses(True), losses(False)
     assert checked[0] == unchecked[0]
-    assert checked[1] == [4, 1]
+    assert checked[1] == [19, 1]
     assert unchecked[1] == [1, 1]
     with poutine.trace() as tracer:
         check_particles(model, guide, X)

@@ -1,17 +1,18 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprints of files of sequences, which tell the data of one run from those of another."""
+"""Fingerprints of files of sequences, that identify the data of a run."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from pyro_sqair.data.files.dataset import StoredSequences
+from tqdm import tqdm
 
-_MOST_HASHED, _BLOCKS = 2**30, 1024  # bytes of a file, and of larger ones the number of blocks
+from pyro_sqair.data.files.dataset import StoredSequences
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,7 @@ class Fingerprint:
         generator: name of the program that made the sequences.
         seed: seed of the random draws; None if there were none.
         parameters: settings of the generator, a JSON object.
-        sha256: of the bytes, hexadecimal. Of a file above 1 GiB only 1024 blocks of 1 MiB are hashed, evenly spaced
-            from the first to the last byte, so that starting on a large file takes seconds; a change between the blocks
-            is not seen.
+        sha256: of the bytes, hexadecimal.
     """
 
     size: int
@@ -50,16 +49,17 @@ class Fingerprint:
         parameters = {name: value for name, value in layout.parameters.items() if name != "file"}
         sizes = layout.sequences, layout.num_frames, layout.image_size, layout.channels
         origin = layout.generator, layout.seed, json.dumps(parameters, sort_keys=True)
-        return cls(data.path.stat().st_size, *sizes, *origin, _sha256(data.path))
+        state = data.path.stat()
+        return cls(state.st_size, *sizes, *origin, _sha256(data.path.absolute(), state.st_size, state.st_mtime_ns))
 
 
-def _sha256(path: Path) -> str:
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if size <= _MOST_HASHED:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        digest, length = hashlib.sha256(), _MOST_HASHED // _BLOCKS
-        for block in range(_BLOCKS):
-            file.seek(block * (size - length) // (_BLOCKS - 1))
-            digest.update(file.read(length))
+@lru_cache(maxsize=16)
+def _sha256(path: Path, size: int, modified: int) -> str:
+    """The hash of a file of that size, last modified then, in ns; with a progress bar if it is above 1 GiB."""
+    digest = hashlib.sha256()
+    bar = tqdm(total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, disable=size <= 2**30, leave=False)
+    with path.open("rb") as file, bar:
+        while block := file.read(2**24):
+            digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()

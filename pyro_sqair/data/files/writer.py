@@ -191,8 +191,11 @@ def _layout(sequences: Sequences, origin: tuple[str, int | None, dict[str, Any]]
 def _created(disk: _DeferredFile, layout: Layout) -> h5py.File:
     """A new file with all attributes except `complete`, and no sequences yet."""
     file = h5py.File(disk, "w", libver="v110")  # from 1.10 on, HDF5's own structures have checksums
-    parameters = json.dumps(layout.parameters, sort_keys=True, allow_nan=False)
-    file.attrs.update(format=FORMAT, version=VERSION, generator=layout.generator, parameters=parameters)
+    texts = FORMAT, layout.generator, json.dumps(layout.parameters, sort_keys=True, allow_nan=False)
+    # Bytes, since HDF5 keeps text of variable length in a heap without a checksum.
+    texts = (np.bytes_(text.encode()) for text in texts)
+    file.attrs.update(zip(("format", "generator", "parameters"), texts, strict=True))
+    file.attrs["version"] = VERSION
     if layout.seed is not None:
         file.attrs["seed"] = np.int64(layout.seed)
     for name, field in layout.fields.items():

@@ -5,15 +5,11 @@
 import hashlib
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import h5py
 import numpy as np
-import pytest
 
 from pyro_sqair.data import BouncingBalls, Fingerprint, RNEMDataset, SequenceDataset, four_balls, write_sequences
-from pyro_sqair.data.files import fingerprint
-from pyro_sqair.data.files.format import Layout
 
 
 def of(path: Path) -> Fingerprint:
@@ -48,16 +44,3 @@ def test_splits_and_the_name_of_an_rnem_file(tmp_path: Path) -> None:
     assert (training.num_frames, test.num_frames) == (4, 5) and training.sha256 == test.sha256
     moved = (tmp_path / "balls.h5").rename(tmp_path / "moved.h5")
     assert Fingerprint.of(RNEMDataset(moved, "training")) == training
-
-
-def test_evenly_spaced_blocks_of_a_large_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fingerprint, "_MOST_HASHED", 12)
-    monkeypatch.setattr(fingerprint, "_BLOCKS", 4)
-    data = SimpleNamespace(path=tmp_path / "large", layout=Layout(9, 9, (9, 9), 1, 2, False, "film", None, {}))
-    for content, hashed in (
-        (bytes(range(12)), bytes(range(12))),
-        (bytes(range(33)), bytes([0, 1, 2, 10, 11, 12, 20, 21, 22, 30, 31, 32])),
-    ):
-        data.path.write_bytes(content)
-        found = Fingerprint.of(data)
-        assert (found.size, found.sha256) == (len(content), hashlib.sha256(hashed).hexdigest())
