@@ -73,20 +73,22 @@ class RunFolder:
             raise OSError(error.errno, f"{error.strerror}; {kept}", error.filename) from error
         self.saved = step
 
-    def diverged(self, problem: str, config: TrainingConfig) -> FloatingPointError:
+    def diverged(self, problem: str, config: TrainingConfig, kept: int | None = None) -> FloatingPointError:
         """The error of a training that diverges: what is kept, and which settings to lower.
 
         Args:
             problem: what was not finite, and in which step.
             config: of the training.
+            kept: the step of weights that are there without a checkpoint.
         """
+        weights = "none" if kept is None else f"none, but finite weights of step {kept}"
         finite = [r for r in read_log(self.log) if r["kind"] == "train" and r["bound"] is not None]
         bound = f"{finite[-1]['bound']:.1f} nats per frame at step {finite[-1]['step']}" if finite else "none"
         clipping = "set clip_norm" if config.clip_norm is None else f"lower clip_norm (now {config.clip_norm:g})"
         return FloatingPointError(
             f"expected losses and weights to stay finite, got {problem}\n"
             f"  last finite bound in the log: {bound}\n"
-            f"  checkpoint: {'none' if self.saved is None else f'finite weights of step {self.saved}'}\n"
+            f"  checkpoint: {weights if self.saved is None else f'finite weights of step {self.saved}'}\n"
             f"  what may help: lower learning_rate (now {config.learning_rate:g}) with --learning-rate of "
             f"pyro-sqair train or in TrainingConfig, or {clipping} there{ANOTHER_FOLDER}"
         )

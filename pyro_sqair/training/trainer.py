@@ -34,6 +34,7 @@ from pyro_sqair.training.progress import Progress
 from pyro_sqair.training.rehearsal import invalid_parameters, rehearse
 from pyro_sqair.training.schedule import learning_rate, sequence_length
 from pyro_sqair.training.updater import Updater
+from pyro_sqair.training.weights import save_weights
 
 
 class Trainer:
@@ -117,7 +118,7 @@ class Trainer:
             BlockingIOError: if another process trains in the folder.
             FileExistsError: if a new run has a folder with a checkpoint.
             FloatingPointError: if no step of a whole logging interval had a finite loss and gradient, or a step made
-                weights infinite. A checkpoint has finite weights of before.
+                weights infinite. The folder keeps finite weights of before.
             OSError: if a file cannot be written, as on a full disk. The last checkpoint is kept.
         """
         if self.step >= self.config.steps:
@@ -133,9 +134,12 @@ class Trainer:
             stack.callback(progress.close)
             restore(self._random, self.device)
             frames = draw_batch(self.source, self.config, self.step)
-            # Before any file is written. Not validated again after resuming: a step with an infinite loss is skipped.
-            with self._explained(frames):
-                rehearse(self.objective, frames, self.device, validate=self.step == 0)
+            # Before any file is written, with the three frames that it takes to propagate what was propagated before.
+            length = max(len(frames), min(3, max(length for length, _ in self.config.curriculum)))
+            trial = frames[torch.arange(length) % len(frames)]
+            # Not validated again after resuming: a step with an infinite loss is skipped.
+            with self._explained(trial):
+                rehearse(self.objective, trial, self.device, validate=self.step == 0)
             self.folder.start(self.step, self.experiment)
             self._loop(interruption, progress, frames)
             self._random = capture(self.device)
@@ -260,9 +264,11 @@ class Trainer:
         append_record(self.folder.log, record | self.metrics)
 
     def _stop_diverged(self, problem: str) -> NoReturn:
-        if self.folder.saved is None:
-            self._save()
-        raise self.folder.diverged(problem, self.config)
+        if self.folder.saved is None:  # no checkpoint, since the random states are not those of these weights
+            pair = self.objective.model, self.objective.guide
+            with self.averaged_weights():
+                save_weights(self.folder.weights, *pair, self.identity, self.step)
+        raise self.folder.diverged(problem, self.config, kept=self.step)
 
     def _tensors(self) -> dict[str, Any]:
         average = None if self.average is None else self.average.values

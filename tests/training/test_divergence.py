@@ -34,7 +34,7 @@ def diverge(trainer: Trainer) -> str:
         (range(20, 24), 20, "steps 20 to 23, of 3 frames", 20),  # the last interval, shorter than the others
     ],
 )
-def test_a_checkpoint_of_the_last_finite_weights_is_written(
+def test_the_last_finite_weights_are_written(
     bench: Bench, optimizer: str, bad: range, kept: int, where: str, bound: int
 ) -> None:
     trainer = bench.trainer(optimizer=optimizer, hooks=overflow(bad))
@@ -50,7 +50,9 @@ def test_a_checkpoint_of_the_last_finite_weights_is_written(
     again = bench.trainer(optimizer=optimizer, pair_seed=3, hooks=overflow(range(24)))
     load_weights(again.folder.weights, again.objective.model, again.objective.guide, again.identity)
     assert all(weight.isfinite().all() for weight in weights(again).values())
-    assert read_header(again.folder.weights).step == load_checkpoint(again.checkpoint)["step"] == kept
+    assert read_header(again.folder.weights).step == kept
+    assert not again.checkpoint.exists()
+    again = bench.trainer(optimizer=optimizer, hooks=overflow(bad))
     assert where.split(",")[0] in diverge(again)  # not finished, and not past it
     assert_identical(weights(again), before)
 
@@ -70,15 +72,15 @@ def test_the_last_checkpoint_with_a_finite_bound_is_kept(bench: Bench) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_initial_weights_are_kept_if_no_step_was_ever_taken(bench: Bench, optimizer: str) -> None:
-    for seed in (0, 3):  # a new run, and the same command again
-        model, guide = pair(seed)
+    for _ in range(2):  # the same command again starts anew
+        model, guide = pair(0)
         model.pattern.register_hook(lambda gradient: gradient * float("nan"))
         run = bench.trainer(pair=(model, guide), optimizer=optimizer)
         message = diverge(run)
         assert "gradient in steps 0 to 4, of 1 frames" in message and "bound in the log: none" in message
         assert "finite weights of step 0" in message
         assert_identical(weights(run), weights(bench.trainer()))
-        assert read_header(run.folder.weights).step == load_checkpoint(run.checkpoint)["step"] == 0
+        assert read_header(run.folder.weights).step == 0 and not run.checkpoint.exists()
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
