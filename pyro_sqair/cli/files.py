@@ -29,9 +29,10 @@ class Info:
         dataset = open_sequences(self.path, self.split)
         layout, most = dataset.layout, dataset.most_objects
         height, width = layout.image_size
+        hint = "" if layout.channels in (1, 3) else " (training takes 1 or 3; frames are [n, T, H, W, C])"
         rows = {
             "sequences": f"{layout.sequences:,} of {layout.num_frames} frames",
-            "frames": f"{height} x {width} px, {layout.channels} channel{'s' * (layout.channels > 1)}",
+            "frames": f"{height} x {width} px, {layout.channels} channel{'s' * (layout.channels > 1)}{hint}",
             "objects": "not annotated" if most is None else f"at most {most} in a frame",
             "collisions": "annotated" if layout.collisions else "not annotated",
             "generator": layout.generator,

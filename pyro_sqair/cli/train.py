@@ -30,7 +30,7 @@ class Train:
     out: Path | None = None
     """folder of the run; by default runs/NAME for NAME.h5, and runs/FOLDER for FOLDER/train.h5"""
     slots: int | None = None
-    """maximum number of objects; by default one more than in any annotated frame, or 4 without annotations"""
+    """maximum number of objects; by default one more than in any frame of either file, or 4 if neither is annotated"""
     glimpse: tuple[int, int] = (20, 20)
     """height and width of a glimpse, pixels"""
     object_size: tuple[float, float] | None = None

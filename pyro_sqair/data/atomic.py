@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_NOT_WRITTEN = ", so this file was not written"
+
 
 @contextmanager
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -54,7 +56,8 @@ def named_errors(path: Path, temporary: Path | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or error.filename not in (None, temporary and str(temporary)):
             raise
-        raise OSError(error.errno, f"{error.strerror}, so this file was not written", str(path)) from error
+        reason = str(error.strerror).removesuffix(_NOT_WRITTEN)  # of a file that was to become this one
+        raise OSError(error.errno, reason + _NOT_WRITTEN, str(path)) from error
 
 
 def remove_temporary_files(paths: Iterable[Path]) -> None:

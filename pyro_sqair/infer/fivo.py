@@ -121,11 +121,11 @@ class FIVO(SurrogateELBO):
 
     def _steps(self, model: Stepping, guide: Stepping, frames: Tensor) -> list[Step]:
         check_time_first(frames)
+        smc = SMC(model, guide, self.num_particles, self.scheme, self.threshold)
         if self._checked != (model, guide) and is_validation_enabled():
             with _entered(model), _entered(guide):
                 check_steps(model, guide, frames)
             self._checked = model, guide
-        smc = SMC(model, guide, self.num_particles, self.scheme, self.threshold)
         steps = []
         with _entered(model), _entered(guide):
             particles = smc.init(frames.shape[1])

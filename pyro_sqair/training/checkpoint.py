@@ -153,6 +153,9 @@ def check_state(
         ValueError: if they are not; lists what differs.
     """
     check_tensors("the tensors of this run", tensors, {name: payload[name] for name in tensors}, path)
+    moments = {f"{name}.{entry}": v for name, state in payload["optimizer"].items() for entry, v in state.items()}
+    if bad := ", ".join(name for name, value in (moments | {"sums": payload["sums"]}).items() if value.isnan().any()):
+        raise ValueError(f"expected an optimiser and sums without NaN, got some in {bad} in {path}")
     weights = {f"weights.{name}": payload["weights"][name] for name in trained}
     if bad := not_finite(weights | {f"average.{name}": value for name, value in (payload["average"] or {}).items()}):
         raise ValueError(f"expected finite weights, got NaN or infinity in {bad} in {path}")

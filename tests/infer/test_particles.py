@@ -259,7 +259,7 @@ def test_programs_that_step(run):
 
 
 def test_it_runs_once_and_changes_no_draw():
-    """With 19 runs: vectorised with 2 and, for two data, 16 particles, each of them alone, and that of the estimator."""
+    """With 19 runs: vectorised with 2 and, for two data, 16 particles, each of them alone, and the estimator's own."""
     runs = []
 
     def counting(x):

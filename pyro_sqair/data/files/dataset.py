@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_sqair.data.files.format import Layout, open_hdf5, read_layout, reading
+from pyro_sqair.data.files.format import Layout, file_state, open_hdf5, read_layout, reading
 from pyro_sqair.data.files.ground_truth import GROUND_TRUTH, check_ground_truth
 from pyro_sqair.data.sequences import Sequences, check_draw, from_uint8, require
 
@@ -38,9 +39,17 @@ class StoredSequences(ABC):
     layout: Layout
     most_objects: int | None
     device: torch.device
+    _state: tuple[int, int]
 
     def __len__(self) -> int:
         return self.layout.sequences
+
+    @contextmanager
+    def _opened(self) -> Iterator[h5py.File]:
+        """Opens the file, which must not have been changed since it was first opened."""
+        with open_hdf5(self.path) as file:
+            require(file_state(self.path) == self._state, f"{self.path} as it was first opened", "a changed file")
+            yield file
 
     def sample(self, batch: int, length: int, generator: torch.Generator) -> Sequences:
         """Draws random sequences, and a random window of consecutive frames of each.
@@ -119,6 +128,7 @@ class SequenceDataset(StoredSequences):
     ) -> None:
         self.path, self.device = Path(path), torch.device(device)
         with open_hdf5(self.path) as file:
+            self._state = file_state(self.path)
             self.layout = read_layout(file, self.path)
             self.most_objects = _most_objects(file["count"], self.layout, self.path)
         if in_memory:
@@ -151,7 +161,7 @@ class SequenceDataset(StoredSequences):
     def _read(self, index: list[int], starts: list[int], length: int, names: tuple[str, ...]) -> dict[str, Tensor]:
         """Fields of windows as the file stores them, sequence first, on the device."""
         stored = {}
-        with open_hdf5(self.path) as file:
+        with self._opened() as file:
             for name in names:
 
                 def select(rows: slice, start: int, dataset: h5py.Dataset = file[name]) -> np.ndarray:

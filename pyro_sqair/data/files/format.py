@@ -101,6 +101,12 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
         raise ValueError(f"expected a complete HDF5 file, got a {state} one: {path}: {error}") from error
 
 
+def file_state(path: Path) -> tuple[int, int]:
+    """Size in bytes and time of the last modification in nanoseconds."""
+    state = path.stat()
+    return state.st_size, state.st_mtime_ns
+
+
 @contextmanager
 def reading(name: str, path: Path) -> Iterator[None]:
     """Replaces errors of h5py in the block by a ValueError that names the file and the dataset that it reads."""

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from pyro_sqair.data.files.dataset import SequenceDataset, StoredSequences, gather
-from pyro_sqair.data.files.format import Layout, check_written, open_hdf5, reading, stored_dataset
+from pyro_sqair.data.files.format import Layout, check_written, file_state, open_hdf5, reading, stored_dataset
 from pyro_sqair.data.files.writer import SequenceWriter
 from pyro_sqair.data.sequences import Sequences, place_objects, quantise, require
 
@@ -53,6 +53,7 @@ class RNEMDataset(StoredSequences):
         require(split in RNEM_SPLITS, f"split to be one of {RNEM_SPLITS}", repr(split))
         self.path, self.split, self.device = Path(path), split, torch.device(device)
         with open_hdf5(self.path) as file:
+            self._state = file_state(self.path)
             num_frames, total, height, width, balls = _sizes(file, split, self.path)
         side = min(height, width)
         require(crop is None or 1 <= crop <= side, f"a crop of 1 to {side} px, the size of the frames", crop)
@@ -85,7 +86,7 @@ class RNEMDataset(StoredSequences):
 
     def _stored(self, name: str, index: Tensor, starts: Tensor, length: int) -> Tensor:
         """Windows of a dataset of the file, float32 [length, B, ...]."""
-        with open_hdf5(self.path) as file, reading(f"{self.split}/{name}", self.path):
+        with self._opened() as file, reading(f"{self.split}/{name}", self.path):
             dataset = file[self.split][name]
             read = gather(lambda n, t: dataset[t : t + length, n].swapaxes(0, 1), index.tolist(), starts.tolist())
         return read.float().transpose(0, 1).reshape(length, len(index), *read.shape[2 : _AXES[name]])

@@ -74,7 +74,7 @@ def test_attributes(tmp_path, make_sequences, write, seed):
     with h5py.File(path) as file:
         attributes = dict(file.attrs)
     assert json.loads(attributes.pop("parameters")) == parameters
-    expected = {"format": "pyro_sqair.sequences", "version": 1, "generator": "test", "complete": True}
+    expected = {"format": b"pyro_sqair.sequences", "version": 1, "generator": b"test", "complete": True}
     assert attributes == expected | ({} if seed is None else {"seed": seed})
 
 
