@@ -42,7 +42,7 @@ class RunFolder:
     def start(self, step: int, experiment: Mapping[str, Any] | None) -> None:
         """Removes the temporary files of a killed process, writes the experiment, and ends the log at `step`."""
         remove_temporary_files((self.checkpoint, self.weights, self.log, self.experiment))
-        if experiment is not None:  # first, as it tells which run the other files belong to
+        if experiment is not None:  # first, since it identifies the run
             write_json(self.experiment, experiment)
         truncate_log(self.log, step)
 

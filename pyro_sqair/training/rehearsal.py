@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A run of the programs that changes nothing, to find out what is wrong with them."""
+"""Validation runs of model and guide, after which all state is restored."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def invalid_parameters(objective: nn.Module, frames: Tensor, device: torch.devic
     """Which distribution has invalid parameters, such as NaN, for these frames; None if none has.
 
     Raises:
-        ValueError: if validation finds another fault, as of the frames.
+        ValueError: if validation finds another error, for example in the frames.
     """
     try:
         rehearse(objective, frames, device, validate=True)
     except ValueError as error:
         fault = str(error).splitlines()[0]
-        if "constraint" not in fault or not frames.isfinite().all():  # PyTorch's word, in errors about parameters
+        if "constraint" not in fault or not frames.isfinite().all():  # in PyTorch's messages about invalid parameters
             raise
         return fault
     return None

@@ -138,7 +138,7 @@ class Trainer:
             length = max(len(frames), min(3, max(length for length, _ in self.config.curriculum)))
             trial = frames[torch.arange(length) % len(frames)]
             # Not validated again after resuming: a step with an infinite loss is skipped.
-            with self._explained(trial):
+            with self._diagnosed(trial):
                 rehearse(self.objective, trial, self.device, validate=self.step == 0)
             self.folder.start(self.step, self.experiment)
             self._loop(interruption, progress, frames)
@@ -212,7 +212,7 @@ class Trainer:
         check = getattr(self.objective.model, "check", None)
         if check is not None and self.step % self.config.log_every == 0:
             check(frames)  # reads the device, so only in steps next to those that do so for the log
-        with self._explained(frames):
+        with self._diagnosed(frames):
             loss = self.objective(frames) / frames.shape[:2].numel()
         norm, finite = self.updater.update(loss, learning_rate(self.step, self.config))
         if self.average is not None:
@@ -221,7 +221,7 @@ class Trainer:
         self.step += 1
 
     @contextmanager
-    def _explained(self, frames: Tensor) -> Iterator[None]:
+    def _diagnosed(self, frames: Tensor) -> Iterator[None]:
         """Replaces errors of the programs by clearer ones for invalid frames and, after the first step, divergence."""
         try:
             yield

@@ -12,6 +12,8 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
+SECONDS = 600  # for an area; twenty times what it takes
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("area", ["videos", "runs", "recordings", "arguments"])
@@ -19,17 +21,24 @@ def test_no_traceback_no_hang_no_crash_and_nothing_wrong_is_accepted(area: str) 
     if area == "recordings":
         pytest.importorskip("cv2")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "COLUMNS": "120"}
-    failures, first, done = [], 0, False
+    failures, first, number, done = [], 0, 0, False
     while not done:  # a process that crashes is replaced, so that one run of the test reports all failures
         command = [sys.executable, str(Path(__file__).with_name("run.py")), area, str(first)]
         with TemporaryDirectory() as folder:  # its name has a constant length, and is in the files of runs
-            child = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
-        lines = [json.loads(line) for line in child.stdout.splitlines()]
+            try:
+                child = subprocess.run(
+                    command, capture_output=True, text=True, cwd=folder, env=environment, timeout=SECONDS
+                )
+                output, errors, code = child.stdout, child.stderr, child.returncode
+            except subprocess.TimeoutExpired as error:  # blocked, without using the CPU
+                output, errors, code = error.stdout.decode(), error.stderr.decode(), None
+        lines = [json.loads(line) for line in output.splitlines()]
         failures += [line for line in lines if len(line) == 3 and line[2]]
-        done = child.returncode == 0
+        number = max([number, *(line[0] + 1 for line in lines)])
+        done = code == 0
         if not done:
-            assert lines, child.stderr
-            failures.append([*lines[-1], f"exit code {child.returncode}: {child.stderr[-3000:]}"])
-            first = lines[-1][0] + 1
-    assert lines[-1][0] + 1 >= 60  # the cases of the area
+            assert lines, errors
+            failures.append([*lines[-1][:2], f"exit code {code}: {errors[-3000:]}"])
+            first = number
+    assert number >= 60  # the cases of the area
     assert not failures, "\n".join(f"{name}: {problem}" for _, name, problem in failures)

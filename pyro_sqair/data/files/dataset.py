@@ -190,7 +190,7 @@ def _check_size(layout: Layout, device: torch.device, path: Path) -> None:
     fields = layout.fields.values()
     needed = sum(math.prod(layout.shape(field.axes)) * np.dtype(field.dtype).itemsize for field in fields)
     limits = []
-    if os.name == "posix":  # other systems do not tell
+    if os.name == "posix":  # os.sysconf exists on POSIX only
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     if device.type == "cuda":
         limits.append(torch.cuda.mem_get_info(device)[1])

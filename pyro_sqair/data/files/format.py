@@ -93,7 +93,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     except PermissionError:
         raise
     except _HDF5_ERRORS as error:
-        if _names(error, path):
+        if _names_file(error, path):
             raise
         if not h5py.is_hdf5(path):
             raise ValueError(f"expected an HDF5 file, got another format: {path}") from error
@@ -113,12 +113,12 @@ def reading(name: str, path: Path) -> Iterator[None]:
     try:
         yield
     except _HDF5_ERRORS as error:
-        if _names(error, path):
+        if _names_file(error, path):
             raise
         raise ValueError(f"expected readable {name} in {path}, got damaged data: {error}") from error
 
 
-def _names(error: Exception, path: Path) -> bool:
+def _names_file(error: Exception, path: Path) -> bool:
     """Whether an error is one of ours: those that h5py raises for an open file do not name it."""
     return isinstance(error, ValueError) and str(path) in str(error)
 
