@@ -20,7 +20,7 @@ from pyro_sqair.models.propagation import (
     RandomWalkPrior,
 )
 from pyro_sqair.models.renderer import Renderer, conv_renderer, mlp_renderer
-from pyro_sqair.models.sqair import SQAIR
+from pyro_sqair.models.sqair import SQAIR, ScenePrior
 from pyro_sqair.models.vrnn import VRNN
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "RandomWalkConfig",
     "RandomWalkPrior",
     "Renderer",
+    "ScenePrior",
     "SizedWhere",
     "conv_renderer",
     "mlp_renderer",
