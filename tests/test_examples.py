@@ -45,7 +45,8 @@ def test_moving_mnist_trains_reports_and_continues(tmp_path: Path) -> None:
     first = output("moving_mnist.py", *arguments)
     made = {path.name for path in (tmp_path / "run").iterdir()}
     pictures = {"tracks.png", "tracks.gif", "prediction.png", "samples.png", "curves.png"}
-    assert made == pictures | {"metrics.json", "log.jsonl", "experiment.json", "weights.safetensors", "checkpoint.pt"}
+    files = {".lock", "metrics.json", "log.jsonl", "experiment.json", "weights.safetensors", "checkpoint.pt"}
+    assert made == pictures | files
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["steps"] == 2
     assert len(metrics["count_accuracy_per_frame"]) == 10

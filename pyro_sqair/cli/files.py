@@ -12,6 +12,7 @@ from typing import Literal
 import tyro
 
 from pyro_sqair.data import convert_rnem, open_sequences
+from pyro_sqair.data.atomic import atomic_path
 from pyro_sqair.data.files.writer import check_free
 
 
@@ -56,7 +57,7 @@ class Show:
     columns: int = 12
     """the most frames in a row of the contact sheet"""
     fps: float = 5.0
-    """frames per second of the animation"""
+    """frames per second of the animation, 0.002 to 100"""
     split: Literal["training", "validation", "test"] = "training"
     """part of an R-NEM file"""
     overwrite: bool = False
@@ -75,8 +76,9 @@ class Show:
         if self.first >= len(dataset):
             raise ValueError(f"expected first below the {len(dataset)} sequences of {self.path}, got {self.first}")
         sequences = dataset.read(slice(self.first, self.first + self.sequences))
-        draw_ground_truth(sequences, sheet, self.sequences, self.columns)
-        animate_ground_truth(sequences, animation, self.sequences, fps=self.fps)
+        with atomic_path(sheet) as drawn, atomic_path(animation) as animated:  # both appear, or neither
+            draw_ground_truth(sequences, drawn, self.sequences, self.columns)
+            animate_ground_truth(sequences, animated, self.sequences, fps=self.fps)
         print(f"{sheet}\n{animation}")
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -26,8 +27,8 @@ class Train:
     """training sequences: a file made by `pyro-sqair data`, or an R-NEM file"""
     test: Path | None = None
     """test sequences; by default test.h5 beside train.h5, NAME-val.h5 beside NAME.h5, or the test split of R-NEM"""
-    out: Path = Path("runs/train")
-    """folder of the run: experiment, weights, checkpoint, log, metrics and pictures"""
+    out: Path | None = None
+    """folder of the run; by default runs/NAME for NAME.h5, and runs/FOLDER for FOLDER/train.h5"""
     slots: int | None = None
     """maximum number of objects; by default one more than in any annotated frame, or 4 without annotations"""
     glimpse: tuple[int, int] = (20, 20)
@@ -46,6 +47,8 @@ class Train:
     """nats per object discovered in the first frame and in later ones; by default the count prior is learned"""
     steps: int = 5600
     """number of updates of the whole run"""
+    learning_rate: float | None = None
+    """learning rate after the warm-up, which falls to a fiftieth; lower it if training diverges; by default 0.001"""
     device: str = "auto"
     """"auto" for a GPU if there is one; or "cpu", "cuda", "cuda:1", ..."""
     threads: int | None = None
@@ -63,12 +66,23 @@ class Train:
         if self.sequences < 1 or (self.threads is not None and self.threads < 1):
             raise ValueError(f"expected sequences and threads of at least 1, got {self.sequences} and {self.threads}")
         torch.set_num_threads(self.threads or torch.get_num_threads())
-        run = self.experiment().train(self.out, device=self.device)
-        write_report(run, self.out, self.sequences)
+        run = self.experiment().train(self.folder, device=self.device)
+        write_report(run, self.folder, self.sequences)
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        train = Path(os.path.abspath(self.train))  # without "..", and unlike resolve() with the names of links
+        return self.out or Path("runs") / (train.parent.name if train.stem == "train" else train.stem)
 
     def experiment(self) -> Experiment:
         """The experiment that the arguments describe."""
         videos = FileVideos(self.train, self.test, self.in_memory)
         sizes = self.slots, self.glimpse, self.what_dim, self.hidden
         objects = self.object_costs, self.system, self.object_size, self.object_size_std
-        return file_experiment(videos, *sizes, *objects).with_training(steps=self.steps, seed=self.seed)
+        experiment = file_experiment(videos, *sizes, *objects).with_training(steps=self.steps, seed=self.seed)
+        if self.learning_rate is None:
+            return experiment
+        fall = experiment.training.final_learning_rate / experiment.training.learning_rate
+        rates = {"learning_rate": self.learning_rate, "final_learning_rate": fall * self.learning_rate}
+        return experiment.with_training(**rates)

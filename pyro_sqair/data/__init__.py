@@ -14,6 +14,7 @@ from pyro_sqair.data.camera.video import convert_video
 from pyro_sqair.data.camera.video_config import VideoConfig
 from pyro_sqair.data.digits import DigitImages, embedded_digits
 from pyro_sqair.data.files.dataset import SequenceDataset
+from pyro_sqair.data.files.fingerprint import Fingerprint
 from pyro_sqair.data.files.rnem import RNEMDataset, convert_rnem, is_rnem, open_sequences
 from pyro_sqair.data.files.writer import SequenceWriter, write_sequences
 from pyro_sqair.data.mnist import mnist_digits
@@ -29,6 +30,7 @@ __all__ = [
     "BallsConfig",
     "BouncingBalls",
     "DigitImages",
+    "Fingerprint",
     "MotionConfig",
     "MovingDigits",
     "RNEMDataset",

@@ -15,10 +15,11 @@ import torch
 
 import pyro_sqair
 from pyro_sqair.data import Sequences, Source
+from pyro_sqair.data.atomic import write_json
 from pyro_sqair.data.randomness import isolated
 from pyro_sqair.experiments.serialization import from_json, to_json
 from pyro_sqair.experiments.systems import System
-from pyro_sqair.experiments.videos import Videos
+from pyro_sqair.experiments.videos import FileVideos, Videos
 from pyro_sqair.infer import check_sites
 from pyro_sqair.scene import Program, SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig, load_weights
@@ -27,6 +28,8 @@ from pyro_sqair.training.device import choose_device
 from pyro_sqair.training.weights import read_header
 
 FORMAT = 1
+# With the pictures, the files of a run besides its experiment.json.
+_FILES = ("checkpoint.pt", "weights.safetensors", "log.jsonl", "metrics.json")
 _VALIDATION_SEQUENCES = 128
 
 
@@ -86,13 +89,17 @@ class Experiment:
         return getattr(self.system, "object_costs", None) is not None
 
     def identity(self) -> dict[str, Any]:
-        """The settings that determine the weights, as JSON values; a run and its files belong to one identity."""
+        """The settings that determine the weights, as JSON values; a run and its files belong to one identity.
+
+        Files of sequences are identified by their fingerprint, not by their path.
+        """
         content = to_json(self)
         for name in ("name", "test_frames"):
             del content[name]
         for entry, name in (("training", "validate_every"), ("training", "checkpoint_every"), ("videos", "in_memory")):
             content[entry].pop(name, None)
-        content["videos"].pop("test", None)
+        for name in ("train", "test"):
+            content["videos"].pop(name, None)
         return content
 
     @classmethod
@@ -170,7 +177,8 @@ class Experiment:
         """Trains in a folder, or continues the training of the folder; a finished one is only loaded.
 
         The folder gets `experiment.json` and `weights.safetensors`, which :func:`load` reads, `checkpoint.pt`, from
-        which training continues, and `log.jsonl`. Ctrl-C saves and stops; the same call continues.
+        which training continues, and `log.jsonl`. Ctrl-C saves and stops; the same call continues, also if the file to
+        train on has moved, but not with another content; see :class:`~pyro_sqair.data.Fingerprint`.
 
         Args:
             out: the folder.
@@ -180,28 +188,39 @@ class Experiment:
             progress: whether to show a progress line.
 
         Raises:
-            ValueError: if model and guide do not fit, or the folder has another experiment; lists what differs.
+            FileNotFoundError: if the file to train on is missing.
+            ValueError: if model and guide do not fit, or the content of the file to train on or the folder's experiment
+                is another one; lists what differs.
+            FileExistsError: if the folder has no experiment, but a file with the name of a run's.
+            BlockingIOError: if another process trains in the folder.
             Interrupted: if the training was interrupted; it has been saved.
-            FloatingPointError: if no step of a whole logging interval had a finite loss.
+            FloatingPointError: if the training diverges; see :meth:`~pyro_sqair.training.Trainer.run`.
+            OSError: if a file cannot be written, as on a full disk; the last checkpoint is kept.
         """
-        from pyro_sqair.experiments.report import validate  # imports SciPy and matplotlib
+        from pyro_sqair.experiments.report import PICTURES, validate  # imports SciPy and matplotlib
 
         out, on = Path(out), choose_device(device)
         if out.is_file():
             raise NotADirectoryError(f"expected a folder for the run, found a file: {out}")
-        weights = out / "weights.safetensors"
-        experiment = replace(self, custom=self.custom or programs is not None)
+        description, weights = out / "experiment.json", out / "weights.safetensors"
+        videos = self.videos.fingerprinted() if isinstance(self.videos, FileVideos) else self.videos
+        experiment = replace(self, videos=videos, custom=self.custom or programs is not None)
         identity = experiment.identity()
-        if (out / "experiment.json").exists():
-            found = Experiment.read(out / "experiment.json").identity()
-            check_same("the settings of this experiment", identity, found, out / "experiment.json", ANOTHER_FOLDER)
-        model, guide = experiment.programs() if programs is None else programs
+        content = {"format": FORMAT, "pyro_sqair": pyro_sqair.__version__, "experiment": to_json(experiment)}
+        if description.exists():
+            found = Experiment.read(description).identity()
+            check_same("the settings of this experiment", identity, found, description, ANOTHER_FOLDER)
+        elif foreign := [name for name in (*_FILES, *PICTURES) if (out / name).exists()]:
+            raise FileExistsError(f"expected no files of another run in {out}, got {foreign}{ANOTHER_FOLDER}")
+        model, guide = experiment.programs() if programs is None else _pair(programs)
         for program in (model, guide):
             if program.scene != self.scene:
                 raise ValueError(f"expected programs for {self.scene}, got one for {program.scene}")
         if weights.exists() and (step := read_header(weights).step) >= self.training.steps:
             if progress:
                 print(f"{out} is finished, at step {step}{ANOTHER_FOLDER}")
+            if Experiment.read(description) != experiment:  # the files of the videos have moved
+                write_json(description, content)
             return load(out, device, programs)
         train, test = self.source("train", on, mnist), self.held_out(_VALIDATION_SEQUENCES, seed=2, mnist=mnist)
         model, guide = model.to(on), guide.to(on)
@@ -215,7 +234,7 @@ class Experiment:
             out,
             validate=lambda _: validate(model, guide, test),
             identity=identity,
-            experiment={"format": FORMAT, "pyro_sqair": pyro_sqair.__version__, "experiment": to_json(experiment)},
+            experiment=content,
             progress=progress,
         )
         if progress:
@@ -259,6 +278,12 @@ def load(run: str | Path, device: str = "cpu", programs: tuple[Program, Program]
     )
     if programs is not None and not experiment.custom:
         raise ValueError(f"expected no `programs`, got some: the run in {folder} was trained with those of its system")
-    model, guide = experiment.programs() if programs is None else programs
+    model, guide = experiment.programs() if programs is None else _pair(programs)
     load_weights(weights, model, guide, experiment.identity())
     return Run(experiment, model.to(on).eval(), guide.to(on).eval())
+
+
+def _pair(programs: object) -> tuple[Program, Program]:
+    if not isinstance(programs, tuple | list) or len(programs) != 2:
+        raise ValueError(f"expected `programs` to be a pair (model, guide), got {type(programs).__name__}")
+    return programs[0], programs[1]

@@ -28,7 +28,7 @@ def file_experiment(
     object_size: tuple[float, float] | None = None,
     object_size_std: float = 0.07,
 ) -> Experiment:
-    """An experiment on sequences from files. Frames are not read.
+    """An experiment on sequences from files, with the fingerprint of the file to train on.
 
     Args:
         videos: the files.
@@ -45,7 +45,8 @@ def file_experiment(
 
     Raises:
         FileNotFoundError: if a file is missing.
-        ValueError: if a file is damaged, frames of the files differ in size, or a setting does not fit the system.
+        ValueError: if a file is damaged, frames of the files differ in size or are neither grey nor of three colours,
+            or a setting does not fit the system.
     """
     if system not in SYSTEMS:
         raise ValueError(f"expected a system among {sorted(SYSTEMS)}, got {system!r}")
@@ -56,6 +57,11 @@ def file_experiment(
     paths = {split: videos.path(split) for split in RNEM_SPLITS}
     files = {split: open_sequences(path, RNEM_SPLITS[split]) for split, path in paths.items()}
     train, test = (files[split].layout for split in ("train", "test"))
+    if train.channels not in (1, 3):
+        raise ValueError(
+            f"expected frames of shape [n, T, H, W, C] with 1 or 3 channels, channels last, got "
+            f"{list(train.shape('nTHWC'))} in {paths['train']}"
+        )
     if (train.image_size, train.channels) != (test.image_size, test.channels):
         raise ValueError(
             f"expected test frames of {train.image_size} pixels and {train.channels} channels, as those to train on, "
@@ -77,7 +83,7 @@ def file_experiment(
     curriculum = _shortened(preset("moving-mnist").training.curriculum, train.num_frames)
     return Experiment(
         name=videos.train.stem,
-        videos=videos,
+        videos=videos.fingerprinted(),
         scene=SceneConfig(num_slots, what_dim, *sizes),
         system=SYSTEMS[system](sqair, glimpse_size),
         training=TrainingConfig(steps=5600, curriculum=curriculum, ema_decay=0.998),

@@ -22,6 +22,7 @@ from pyro_sqair.tracking import generate, infer_objects, predict, reconstruct
 from pyro_sqair.training import read_log
 from pyro_sqair.viz import animate_tracks, draw_curves, draw_prediction, draw_samples, draw_tracks
 
+PICTURES = ("tracks.png", "tracks.gif", "prediction.png", "samples.png", "curves.png")
 _SEQUENCES_AT_A_TIME = 128
 
 
@@ -112,20 +113,20 @@ def write_pictures(
         seen: number of frames that the guide sees before the model predicts the others.
 
     Returns:
-        The files.
+        The files; without a prediction if there is only one frame.
     """
     busy = torch.argsort((test.count[0] == 0).long(), stable=True)[:12]
     frames = test.frames[:, busy].to(_device(guide))
-    files = [out / name for name in ("tracks.png", "tracks.gif", "prediction.png", "samples.png")]
+    still, moving, prediction, samples = (out / name for name in PICTURES[:4])
     tracks = reconstruct(model, guide, frames)
-    draw_tracks(frames, tracks, files[0])
-    animate_tracks(frames, tracks, files[1])
+    draw_tracks(frames, tracks, still)
+    animate_tracks(frames, tracks, moving)
     seen = min(seen, len(frames) - 1)
     if seen > 0:
-        draw_prediction(frames, predict(model, guide, frames[:seen], len(frames)), seen, files[2])
+        draw_prediction(frames, predict(model, guide, frames[:seen], len(frames)), seen, prediction)
     count = tracks.objects.pres[0].sum(-1) if given_counts else None
-    draw_samples(generate(model, frames, len(frames), count), files[3])
-    return files
+    draw_samples(generate(model, frames, len(frames), count), samples)
+    return [still, moving, *[prediction] * (seen > 0), samples]
 
 
 def write_report(
@@ -142,18 +143,24 @@ def write_report(
 
     Returns:
         The content of `metrics.json`.
+
+    Raises:
+        ValueError: if the folder has no log of a training.
     """
     (experiment, model, guide), out = run, Path(out)
+    log = read_log(out / "log.jsonl") if (out / "log.jsonl").exists() else []
+    if not any(record["kind"] == "train" for record in log):
+        raise ValueError(f"expected the log of a training in {out / 'log.jsonl'}, found none")
     test = experiment.held_out(sequences, mnist=mnist)
-    log = read_log(out / "log.jsonl")
     metrics = evaluate(model, guide, test, progress=progress)
     metrics |= {"steps": log[-1]["step"], "seconds": round(log[-1]["seconds"], 1)}
     write_json(out / "metrics.json", metrics)
     files = write_pictures(model, guide, test, out, experiment.has_fixed_count_prior)
-    draw_curves(log, out / "curves.png")
+    files.append(out / PICTURES[-1])
+    draw_curves(log, files[-1])
     if progress:
         print(table(metrics))
-        print(f"pictures: {', '.join(map(str, [*files, out / 'curves.png']))}")
+        print(f"pictures: {', '.join(map(str, files))}")
     return metrics
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from pyro_sqair.data import (
     BallsConfig,
     BouncingBalls,
     DigitImages,
+    Fingerprint,
     MotionConfig,
     MovingDigits,
     RNEMDataset,
@@ -29,6 +30,7 @@ from pyro_sqair.data import (
     open_sequences,
     published_motion,
 )
+from pyro_sqair.training.comparison import check_same
 
 RNEM_SPLITS = {"train": "training", "test": "test"}  # names of the splits in R-NEM files
 
@@ -97,11 +99,13 @@ class FileVideos:
         test: the same, for testing; by default test.h5 beside train.h5, NAME-val.h5 beside NAME.h5, or the test split
             of the R-NEM file.
         in_memory: whether to hold a whole file of sequences in memory, as bytes.
+        fingerprint: of the file to train on; None if it has not been read.
     """
 
     train: Path
     test: Path | None = None
     in_memory: bool = True
+    fingerprint: Fingerprint | None = None
 
     most_objects = 0  # unknown until the files are read; see file_experiment
 
@@ -125,6 +129,19 @@ class FileVideos:
             option = "" if split == "train" or self.test else "; pass another as `test` or by --test"
             raise FileNotFoundError(f"expected sequences to {split} on in {path}, found no such file{option}")
         return path
+
+    def fingerprinted(self) -> FileVideos:
+        """The same videos with the fingerprint of the file to train on, which is read again.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged, or has another fingerprint than these videos; lists what differs.
+        """
+        path = self.path("train")
+        found = Fingerprint.of(open_sequences(path, RNEM_SPLITS["train"]))
+        if self.fingerprint is not None:
+            check_same("the training sequences of this experiment", asdict(self.fingerprint), asdict(found), path)
+        return replace(self, fingerprint=found)
 
     def source(
         self, split: str, device: torch.device | str = "cpu", mnist: Path | None = None

@@ -72,7 +72,7 @@ class RenyiWarmup(SurrogateELBO):
             ValueError: if the state belongs to another schedule.
         """
         step = state.get("step")
-        if state != self.state_dict() | {"step": step} or not isinstance(step, int):
+        if state != self.state_dict() | {"step": step} or type(step) is not int or step < 0:
             raise ValueError(f"expected the state of a warm-up with {self.state_dict()}, got {dict(state)}")
         self.step = step
 

@@ -26,28 +26,36 @@ def check_same(
     Raises:
         ValueError: if entries differ; lists them with both values, nested ones as ``prior.units``.
     """
-    ours, theirs = (_flat(json.loads(json.dumps(dict(settings)))) for settings in (expected, got))
+    ours, theirs = (_flat(json.loads(json.dumps(dict(settings), default=repr))) for settings in (expected, got))
     _check_entries(f"expected {what}, got different ones in {path}{remedy}:", ours, theirs, repr)
 
 
-def check_weights(expected: Mapping[str, Tensor], got: Mapping[str, Tensor], path: str | Path) -> None:
-    """Compares the names, dtypes and shapes of tensors.
+def check_tensors(what: str, expected: Mapping[str, Any], got: Mapping[str, Any], path: str | Path) -> None:
+    """Compares the names, dtypes and shapes of tensors, also of nested ones.
 
     Raises:
-        ValueError: if they differ; lists the tensors.
+        ValueError: if they differ; lists the tensors, nested ones as ``optimizer.weight.exp_avg``.
     """
-    ours, theirs = ({name: _describe(t) for name, t in tensors.items()} for tensors in (expected, got))
-    _check_entries(f"expected the weights of this model, got different ones in {path}:", ours, theirs, str)
+    ours, theirs = ({name: _describe(value) for name, value in _flat(tensors).items()} for tensors in (expected, got))
+    _check_entries(f"expected {what}, got different ones in {path}:", ours, theirs, str)
 
 
-def _describe(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"
+def not_finite(tensors: Mapping[str, Tensor]) -> str:
+    """The names of the tensors with NaN or infinity, separated by commas."""
+    return ", ".join(name for name, tensor in tensors.items() if not tensor.isfinite().all())
 
 
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _describe(value: object) -> str:
+    if not isinstance(value, Tensor):
+        return f"{value!r:.50}"
+    return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)}"
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) and value else {prefix + name: value}
+        nested = isinstance(value, dict) and value
+        flat |= _flat(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return flat
 
 

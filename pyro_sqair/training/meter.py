@@ -30,7 +30,7 @@ class Meter:
     """Sums the loss and the gradient norm of the steps that were taken.
 
     Args:
-        device: of the sums; only :meth:`read` synchronises with it.
+        device: of the sums; only :meth:`read` and `all_skipped` synchronise with it.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -42,6 +42,11 @@ class Meter:
         values = torch.stack([loss.detach(), norm, torch.ones_like(norm)])
         self.sums += torch.where(finite, values, torch.zeros_like(values))
         self.logged += 1
+
+    @property
+    def all_skipped(self) -> bool:
+        """Whether there were steps since the last reading, and none was taken; reads the device."""
+        return self.logged > 0 and self.sums[2].item() == 0
 
     def read(self) -> Reading:
         """Returns the means and resets the sums."""

@@ -8,42 +8,40 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pyro
 import torch
 from pyro.infer import ELBO
 from torch import Tensor, nn
 
-from pyro_sqair.data.atomic import write_json
 from pyro_sqair.data.randomness import capture, derive_seed, isolated, restore
 from pyro_sqair.data.sequences import Source
 from pyro_sqair.training.averaging import WeightAverage
-from pyro_sqair.training.checkpoint import load_checkpoint, save_checkpoint
-from pyro_sqair.training.comparison import ANOTHER_FOLDER, check_same, check_weights
+from pyro_sqair.training.batch import draw_batch
+from pyro_sqair.training.checkpoint import check_settings, check_state, load_checkpoint, load_schedule
+from pyro_sqair.training.comparison import ANOTHER_FOLDER, not_finite
 from pyro_sqair.training.config import TrainingConfig
+from pyro_sqair.training.folder import RunFolder
 from pyro_sqair.training.interruption import Interruption
-from pyro_sqair.training.log import append_record, truncate_log
+from pyro_sqair.training.log import append_record
 from pyro_sqair.training.meter import Meter
 from pyro_sqair.training.progress import Progress
+from pyro_sqair.training.rehearsal import invalid_parameters, rehearse
 from pyro_sqair.training.schedule import learning_rate, sequence_length
 from pyro_sqair.training.updater import Updater
-from pyro_sqair.training.weights import save_weights
-
-# Settings that may change when a run is resumed: they do not affect what is learned.
-_FREE = dict.fromkeys(("validate_every", "checkpoint_every"))
 
 
 class Trainer:
     """Trains a model and its guide; an interrupted run continues as if it had not been interrupted.
 
     The folder `out` gets `log.jsonl`, with records of kind "train" and "validation"; `checkpoint.pt`, to resume from;
-    `weights.safetensors`, the averaged weights; and `experiment.json`, if there is one. The draws of a run depend on
-    `config.seed` alone. PyTorch's global generators are restored.
+    `weights.safetensors`, the averaged weights; `experiment.json`, if there is one; and `.lock`, for one training at a
+    time. The draws of a run depend on `config.seed` alone. PyTorch's global generators are restored.
 
     Args:
         model: a module that is a Pyro model, called with frames [T, B, C, H, W].
@@ -94,22 +92,20 @@ class Trainer:
         if not parameters:
             raise ValueError("expected a model and a guide with parameters to train, got none")
         self.device = next(iter(parameters.values())).device
-        self.updater = Updater(list(parameters.values()), config)
+        self.updater = Updater(parameters, config)
+        everywhere = self.objective.named_parameters(remove_duplicate=False)  # shared ones under each of their names
+        self._trained = {name: parameter for name, parameter in everywhere if parameter.requires_grad}
         self.average = WeightAverage(parameters, config.ema_decay) if config.ema_decay else None
-        self.step = 0
-        self.skipped = 0
+        self.step = self.skipped = 0
         self.metrics: dict[str, float] = {}
         self.seconds = 0.0
+        self.folder = RunFolder(self.out)
+        self.checkpoint = self.folder.checkpoint
         self._show = progress
         self._meter = Meter(self.device)
         with isolated(self.device):
             torch.manual_seed(derive_seed("draws", config.seed))
             self._random = capture(self.device)
-
-    @property
-    def checkpoint(self) -> Path:
-        """The path of the checkpoint."""
-        return self.out / "checkpoint.pt"
 
     def run(self) -> bool:
         """Trains until the last step, Ctrl-C or SIGTERM; a second signal aborts without saving.
@@ -118,14 +114,17 @@ class Trainer:
             Whether the run is finished; otherwise it was interrupted and saved. A finished run does nothing.
 
         Raises:
+            BlockingIOError: if another process trains in the folder.
             FileExistsError: if a new run has a folder with a checkpoint.
-            FloatingPointError: if no step of a whole logging interval had a finite loss and gradient.
+            FloatingPointError: if no step of a whole logging interval had a finite loss and gradient, or a step made
+                weights infinite. A checkpoint has finite weights of before.
+            OSError: if a file cannot be written, as on a full disk. The last checkpoint is kept.
         """
         if self.step >= self.config.steps:
             return True
-        if self.step == 0 and self.checkpoint.exists():
-            raise FileExistsError(f"expected a folder without a checkpoint, got {self.out}{ANOTHER_FOLDER}")
-        with ExitStack() as stack:
+        with self.folder.lock, ExitStack() as stack:
+            if self.folder.saved is None and self.checkpoint.exists():
+                raise FileExistsError(f"expected a folder without a checkpoint, got {self.out}{ANOTHER_FOLDER}")
             # An empty store: a PyroParam would take the value of a PyroParam of the same name in another model.
             stack.enter_context(pyro.get_param_store().scope())
             stack.enter_context(isolated(self.device))
@@ -133,11 +132,11 @@ class Trainer:
             progress = Progress(self.config, self.step, self._show)
             stack.callback(progress.close)
             restore(self._random, self.device)
-            frames = self._batch()
-            self._rehearse(frames)  # before any file is written
-            truncate_log(self.out / "log.jsonl", self.step)
-            if self.experiment is not None:
-                write_json(self.out / "experiment.json", self.experiment)
+            frames = draw_batch(self.source, self.config, self.step)
+            # Before any file is written. Not validated again after resuming: a step with an infinite loss is skipped.
+            with self._explained(frames):
+                rehearse(self.objective, frames, self.device, validate=self.step == 0)
+            self.folder.start(self.step, self.experiment)
             self._loop(interruption, progress, frames)
             self._random = capture(self.device)
         if self.step < self.config.steps:
@@ -146,47 +145,44 @@ class Trainer:
 
     def complete(self) -> bool:
         """Resumes the run if its folder has a checkpoint, and trains until the last step; see `resume` and `run`."""
-        if self.checkpoint.exists():
-            self.resume()
-            if self._show:
-                print(f"continuing {self.out} at step {self.step}{ANOTHER_FOLDER}")
-        return self.run()
+        with self.folder.lock:
+            if self.checkpoint.exists():
+                self.resume()
+                if self._show:
+                    print(f"continuing {self.out} at step {self.step}{ANOTHER_FOLDER}")
+            return self.run()
 
     def resume(self) -> None:
         """Restores the state of the checkpoint; after an error, nothing has changed.
 
         Raises:
             FileNotFoundError: if there is no checkpoint.
-            ValueError: if the file is damaged, or of another model or training; lists what differs.
+            ValueError: if the file is damaged or edited, or of another model or training; lists what differs.
         """
         path, payload = self.checkpoint, load_checkpoint(self.checkpoint)
-        check_same("the settings of this run", self.identity, payload["identity"], path, ANOTHER_FOLDER)
-        ours, theirs = ({**config, **_FREE} for config in (asdict(self.config), payload["config"]))
-        check_same("the settings of this training", ours, theirs, path, ANOTHER_FOLDER)
-        check_weights(self.objective.state_dict(), payload["weights"], path)
-        if load := getattr(self.estimator, "load_state_dict", None):
-            load(payload["estimator"])
-        elif payload["estimator"]:
-            raise ValueError(
-                f"expected a checkpoint of an estimator without a schedule, got one with {payload['estimator']}: {path}"
-            )
-        self.updater.optimizer.load_state_dict(payload["optimizer"])
+        check_settings(payload, self.identity, self.config, path)
+        tensors = self._tensors() | {"optimizer": self.updater.empty_state(payload["unused"])}
+        check_state(payload, tensors, self._trained, self.device, path)
+        load_schedule(self.estimator, payload["estimator"], path)
+        self.updater.load_state_dict(payload["optimizer"])
         self.objective.load_state_dict(payload["weights"])
         if self.average is not None:
             self.average.load(payload["average"])
-        self.step, self.skipped, self.metrics = payload["step"], payload["skipped"], payload["metrics"]
+        self.step = self.folder.saved = payload["step"]
+        self.skipped, self.metrics = payload["skipped"], payload["metrics"]
         self.seconds, self._random = payload["seconds"], payload["random"]
-        self._meter.sums, self._meter.logged = payload["sums"].to(self.device), payload["logged"]
+        self._meter.sums.copy_(payload["sums"])
+        self._meter.logged = self.step % self.config.log_every
 
     def averaged_weights(self) -> AbstractContextManager[None]:
         """A context in which model and guide hold the moving average of their weights, if there is one."""
         return nullcontext() if self.average is None else self.average.swapped_in()
 
     def _loop(self, interruption: Interruption, progress: Progress, frames: Tensor | None) -> None:
-        began, before, saved = time.monotonic(), self.seconds, -1
+        began, before = time.monotonic(), self.seconds
         while self.step < self.config.steps:
             with pyro.validation_enabled(False):
-                self._update(self._batch() if frames is None else frames)
+                self._update(draw_batch(self.source, self.config, self.step) if frames is None else frames)
             frames = None  # only the first batch has been drawn already, for the checks
             progress.advance()
             self.seconds = before + time.monotonic() - began
@@ -197,64 +193,51 @@ class Trainer:
             if self.validate is not None and self._due(self.config.validate_every):
                 self._log_validation(self.validate)
                 self.seconds = before + time.monotonic() - began
-            if self._due(self.config.checkpoint_every):
+            # The weights are not worth a new checkpoint if all steps since the last record were skipped.
+            if self._due(self.config.checkpoint_every) and not self._meter.all_skipped:
                 self._save()
-                saved = self.step
             if interruption.requested:
                 break
-        if saved < self.step:
+        if self.folder.saved != self.step:
             self._save()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.config.steps
 
-    def _batch(self) -> Tensor:
-        config, length = self.config, sequence_length(self.step, self.config)
-        # A new generator in every step, so that a batch is independent of all earlier draws.
-        generator = torch.Generator(self.source.device)
-        generator.manual_seed(derive_seed("batch", config.seed, self.step))
-        frames = self.source.sample(config.batch_size, length, generator).frames
-        if frames.shape[:2] != (length, config.batch_size):
-            raise ValueError(f"expected frames of shape [{length}, {config.batch_size}, ...], got {list(frames.shape)}")
-        return frames
-
     def _update(self, frames: Tensor) -> None:
         check = getattr(self.objective.model, "check", None)
         if check is not None and self.step % self.config.log_every == 0:
             check(frames)  # reads the device, so only in steps next to those that do so for the log
-        try:
+        with self._explained(frames):
             loss = self.objective(frames) / frames.shape[:2].numel()
-        except (RuntimeError, ValueError):
-            self._rehearse(frames)  # raises a clearer error if the frames are invalid
-            raise
         norm, finite = self.updater.update(loss, learning_rate(self.step, self.config))
         if self.average is not None:
             self.average.update(self.step)
         self._meter.add(loss, norm, finite)
         self.step += 1
 
-    def _rehearse(self, frames: Tensor) -> None:
-        """Runs the programs once with Pyro's validation, which is too slow for every step, and restores all state.
-
-        This is also the first call of the estimator, which may run the programs once more to count the plates. In the
-        first step after resuming, this would draw numbers that an uninterrupted run does not draw.
-        """
-        buffers = [(buffer, buffer.clone()) for buffer in self.objective.buffers()]
-        with isolated(self.device), torch.no_grad(), pyro.validation_enabled(True):
-            self.objective(frames)
-            for buffer, before in buffers:
-                buffer.copy_(before)
+    @contextmanager
+    def _explained(self, frames: Tensor) -> Iterator[None]:
+        """Replaces errors of the programs by clearer ones for invalid frames and, after the first step, divergence."""
+        try:
+            yield
+        except (RuntimeError, ValueError):
+            fault = invalid_parameters(self.objective, frames, self.device)
+            if fault and self.step > 0:
+                self._stop_diverged(f"{fault}, in step {self.step}, of {len(frames)} frames")
+            raise
 
     def _log_training(self) -> float:
+        if self._meter.all_skipped:
+            last, length = self.step - 1, sequence_length(self.step - 1, self.config)
+            self.step -= self._meter.logged  # the weights are still those of this step
+            self._meter.read()
+            self._stop_diverged(f"no finite loss and gradient in steps {self.step} to {last}, of {length} frames")
+        self._check_weights()
         read = self._meter.read()
-        if read.skipped == self.config.log_every:
-            raise FloatingPointError(
-                f"expected a finite loss and gradient, got none in steps {self.step - read.skipped} to "
-                f"{self.step - 1}; a lower learning_rate or clip_norm may help"
-            )
         self.skipped += read.skipped
         append_record(
-            self.out / "log.jsonl",
+            self.folder.log,
             {
                 "kind": "train",
                 "step": self.step,
@@ -274,26 +257,36 @@ class Trainer:
             metrics = validate(self.step)
         self.metrics = {name: float(value) for name, value in metrics.items()}
         record = {"kind": "validation", "step": self.step, "seconds": round(self.seconds, 3)}
-        append_record(self.out / "log.jsonl", record | self.metrics)
+        append_record(self.folder.log, record | self.metrics)
+
+    def _stop_diverged(self, problem: str) -> NoReturn:
+        if self.folder.saved is None:
+            self._save()
+        raise self.folder.diverged(problem, self.config)
+
+    def _tensors(self) -> dict[str, Any]:
+        average = None if self.average is None else self.average.values
+        return {"weights": dict(self.objective.state_dict()), "average": average, "sums": self._meter.sums}
+
+    def _check_weights(self) -> None:
+        """Raises an error if a finite gradient has made weights infinite, as an excessive learning rate does."""
+        if bad := not_finite(self._trained):
+            raise self.folder.diverged(f"NaN or infinity in {bad} after step {self.step}", self.config)
 
     def _save(self) -> None:
-        pair = self.objective.model, self.objective.guide
-        with self.averaged_weights():
-            save_weights(self.out / "weights.safetensors", *pair, self.identity, self.step)
-        payload: dict[str, Any] = {
+        self._check_weights()
+        moments = self.updater.state_dict()
+        payload = {
+            **self._tensors(),
             "identity": self.identity,
             "config": asdict(self.config),
             "step": self.step,
-            "weights": dict(self.objective.state_dict()),
-            "optimizer": self.updater.optimizer.state_dict(),
+            "optimizer": moments,
+            "unused": [name for name in self.updater.named if name not in moments],
             "estimator": getattr(self.estimator, "state_dict", dict)(),
-            "average": None if self.average is None else self.average.values,
             "random": capture(self.device),
-            "sums": self._meter.sums,
-            "logged": self._meter.logged,
             "skipped": self.skipped,
             "metrics": self.metrics,
             "seconds": self.seconds,
         }
-        # Last, so that a crash in between cannot leave a finished checkpoint with older weights.
-        save_checkpoint(self.checkpoint, payload)
+        self.folder.save(payload, self.objective.model, self.objective.guide, self.averaged_weights())

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -25,12 +25,13 @@ class Updater:
     such kernel, so the host reads one number from the device in every step.
 
     Args:
-        parameters: the weights.
+        parameters: the weights, by name.
         config: with the optimiser and the clipping.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], config: TrainingConfig) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parameters: Mapping[str, nn.Parameter], config: TrainingConfig) -> None:
+        self.named, self.config = dict(parameters), config
+        self.parameters = list(self.named.values())
         self.clip_norm = math.inf if config.clip_norm is None else config.clip_norm
         self.optimizer: torch.optim.Optimizer
         self._skips_on_device = config.optimizer == "adam"
@@ -68,3 +69,32 @@ class Updater:
         elif bool(finite):
             self.optimizer.step()
         return norm, finite
+
+    def state_dict(self) -> dict[str, dict[str, Tensor]]:
+        """The state of the optimiser by parameter, without those that no step has used."""
+        state = self.optimizer.state
+        return {name: dict(state[weight]) for name, weight in self.named.items() if weight in state}
+
+    def empty_state(self, unused: Container[str]) -> dict[str, dict[str, Tensor]]:
+        """A `state_dict` of this optimiser that has seen no gradient, with all its entries.
+
+        Args:
+            unused: the names of the parameters that no step has used.
+        """
+        copies = Updater({name: nn.Parameter(torch.zeros_like(p)) for name, p in self.named.items()}, self.config)
+        for name, copy in copies.named.items():
+            copy.grad = None if name in unused else torch.zeros_like(copy)
+        copies.optimizer.step()
+        return copies.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Replaces the state of the optimiser by a copy of one with the entries, dtypes and shapes of `empty_state`.
+
+        PyTorch's own would take tensors of any shape, and the fused kernel would then read and write past their end.
+        """
+        copied = self.empty_state(unused=self.named.keys() - state.keys())
+        for name, entries in copied.items():
+            for entry, value in entries.items():
+                value.copy_(state[name][entry])
+        self.optimizer.state.clear()
+        self.optimizer.state.update({self.named[name]: entries for name, entries in copied.items()})

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from pyro_sqair.data.atomic import atomic_path
-from pyro_sqair.training.comparison import check_same, check_weights
+from pyro_sqair.training.comparison import check_same, check_tensors
 
 FORMAT = 1
 
@@ -93,7 +93,7 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module, identity:
     header = read_header(path)
     check_same("the settings of this run", identity, header.identity, path)
     weights, stored = _weights(model, guide), load_file(path)
-    check_weights(weights, stored, path)
+    check_tensors("the weights of this model", weights, stored, path)
     if _checksum(stored) != header.checksum:
         raise ValueError(f"expected weights with the stored checksum, got damaged weights in {path}")
     for name, weight in weights.items():

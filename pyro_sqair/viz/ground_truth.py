@@ -38,7 +38,7 @@ def animate_ground_truth(sequences: Sequences, path: str | Path, rows: int = 6, 
         fps: frames per second.
 
     Raises:
-        ValueError: if the shapes do not fit, the path does not end in .gif, or `fps` is not positive.
+        ValueError: if the shapes do not fit, the path does not end in .gif, or `fps` is not from 0.002 to 100.
     """
     animate_strips([_truth(sequences.slice(slice(rows)), "ground truth")], path, fps)
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pyro_sqair.data.atomic import atomic_path
+from pyro_sqair.data.sequences import require
 
 # Okabe and Ito's palette, for colour-blind readers.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -115,6 +116,7 @@ def draw_errors(errors: Mapping[str, Sequence[float]], path: str | Path, label: 
 
 
 def _save(figure: Figure, path: str | Path) -> None:
+    require(Path(path).suffix, "a path with the suffix of an image format, such as .png", path)
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:

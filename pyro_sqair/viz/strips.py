@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from pyro_sqair.data.atomic import atomic_path
+from pyro_sqair.data.sequences import require
 from pyro_sqair.viz.mosaic import Mosaic, Outline
 from pyro_sqair.viz.palette import color_of
 
@@ -22,6 +23,7 @@ _FIGURE_GROUP_GAP, _ANIMATION_GROUP_GAP = 18, 20  # between sequences
 _FONT = 18
 
 _ANIMATION_COLUMNS = 3  # sequences in a row
+_SLOWEST, _FASTEST = 0.002, 100  # frames per second: a GIF stores 1 to 65,535 hundredths of a second a frame
 _PALETTE_FRAMES = 8  # the palette of an animation is computed from at most this many of its images
 
 
@@ -79,8 +81,8 @@ def draw_strips(strips: list[Strip], path: str | Path, columns: int, seen: int |
     Raises:
         ValueError: if `columns` is below 1, or the image format is unknown.
     """
-    if columns < 1:
-        raise ValueError(f"expected columns of at least 1, got {columns}")
+    require(columns >= 1, "columns of at least 1", columns)
+    require(Path(path).suffix, "a path with the suffix of an image format, such as .png", path)
     length = max(len(strip.pictures) for strip in strips)
     times = np.unique(np.linspace(0, length - 1, min(columns, length)).round().astype(int)).tolist()
     batch, height, width = strips[0].pictures.shape[1:4]
@@ -122,15 +124,13 @@ def animate_strips(strips: list[Strip], path: str | Path, fps: float) -> None:
     Args:
         strips: with the same number of sequences and the same size of frames; the first determines the length.
         path: of the GIF.
-        fps: frames per second.
+        fps: frames per second; rounded to a whole number of hundredths of a second a frame.
 
     Raises:
-        ValueError: if the path does not end in .gif, or `fps` is not positive.
+        ValueError: if the path does not end in .gif, or `fps` is not from 0.002 to 100.
     """
-    if Path(path).suffix.lower() != ".gif":
-        raise ValueError(f"expected a path that ends in .gif, got {path}")
-    if fps <= 0:
-        raise ValueError(f"expected fps above 0, got {fps}")
+    require(Path(path).suffix.lower() == ".gif", "a path that ends in .gif", path)
+    require(_SLOWEST <= fps <= _FASTEST, f"fps from {_SLOWEST} to {_FASTEST}, as a GIF can have", fps)
     length, batch, height, width, _ = strips[0].pictures.shape
     zoom = max(1, round(_ANIMATION_FRAME / width))
     pitch, row = width * zoom + _ANIMATION_GAP, height * zoom + _ANIMATION_GROUP_GAP
@@ -154,4 +154,4 @@ def animate_strips(strips: list[Strip], path: str | Path, fps: float) -> None:
     palette = Image.fromarray(np.concatenate(images[:: -(-length // _PALETTE_FRAMES)])).quantize(256)
     first, *rest = (Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
     with atomic_path(path) as temporary:
-        first.save(temporary, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
+        first.save(temporary, save_all=True, append_images=rest, duration=10 * round(100 / fps), loop=0)

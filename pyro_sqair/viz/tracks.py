@@ -40,7 +40,7 @@ def animate_tracks(frames: Tensor, rollout: Rollout, path: str | Path, sequences
         fps: frames per second.
 
     Raises:
-        ValueError: if the shapes do not fit, the path does not end in .gif, or `fps` is not positive.
+        ValueError: if the shapes do not fit, the path does not end in .gif, or `fps` is not from 0.002 to 100.
     """
     animate_strips(_pair(frames, rollout, sequences, ("input", "inferred")), path, fps)
 

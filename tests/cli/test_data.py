@@ -175,6 +175,15 @@ class TestRefusals:
         assert status == 1 and "expected a folder to write to, got a file" in err
         assert (tmp_path / "out").read_text() == "mine"
 
+    @pytest.mark.parametrize("fps", [0.001, 1000])
+    def test_a_failing_animation_leaves_no_picture(self, tmp_path: Path, run: Run, fps: float) -> None:
+        run("digits", tmp_path, "--train", 1, "--test", 0, "--length", 2)
+        (tmp_path / "train.png").write_text("mine")
+        status, _, err = run("show", tmp_path / "train.h5", "--fps", fps, "--overwrite")
+        assert status == 1 and f"expected fps from 0.002 to 100, as a GIF can have, got {float(fps)}" in err
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["train.h5", "train.png"]
+        assert (tmp_path / "train.png").read_text() == "mine"
+
     @pytest.mark.parametrize("command", ["info", "show"])
     def test_missing_and_other_files(self, tmp_path: Path, run: Run, command: str) -> None:
         status, _, err = run(command, tmp_path / "none.h5")

@@ -4,6 +4,7 @@
 """`pyro-sqair train`: any file of sequences, with the same command."""
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from PIL import Image
 
 import pyro_sqair
 from pyro_sqair.cli import main
@@ -19,12 +21,15 @@ from pyro_sqair.data import (
     BallsConfig,
     BouncingBalls,
     SequenceDataset,
+    Sequences,
     SequenceWriter,
     four_balls,
     held_out,
     write_sequences,
 )
 from pyro_sqair.experiments import SYSTEMS, FileVideos, file_experiment
+from pyro_sqair.experiments.experiment import _FILES
+from pyro_sqair.experiments.report import PICTURES
 from pyro_sqair.models import SizedWhere
 
 SMALL = ["--steps", "2", "--threads", "1", "--sequences", "4", "--hidden", "16", "--what-dim", "4"]
@@ -80,12 +85,59 @@ def test_without_annotations(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert file_experiment(FileVideos(tmp_path / "film.h5")).scene.num_slots == 4
 
 
+@pytest.mark.parametrize("system", ["sqair", "air", "vrnn"])
+@pytest.mark.parametrize("num_frames", [1, 2])
+def test_short_sequences(
+    tmp_path: Path, num_frames: int, system: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, seed in (("film.h5", 1), ("film-val.h5", 2)):
+        write_sequences(name, BouncingBalls(four_balls()), 4, num_frames, seed, generator="balls", progress=False)
+    assert main(["train", "film.h5", "--system", system, *SMALL]) == 0
+    out = tmp_path / "runs" / "film"
+    metrics = json.loads((out / "metrics.json").read_text())
+    per_frame = {name: value for name, value in metrics.items() if isinstance(value, list)}
+    assert set(map(len, per_frame.values())) == (set() if system == "vrnn" else {num_frames})
+    numbers = {n: v for n, v in metrics.items() if n not in per_frame}
+    assert metrics["frames"] == num_frames
+    # An identity can be kept only from one frame to the next; it needs a match in both.
+    unknown = {name for name, value in numbers.items() if value is None}
+    assert unknown <= {"ids_kept", "mean_iou"} and ("ids_kept" in unknown or num_frames == 2 or system == "vrnn")
+    assert all(math.isfinite(value) for name, value in numbers.items() if name not in unknown)
+    pictures = [name for name in PICTURES if num_frames > 1 or name != "prediction.png"]
+    assert {path.name for path in out.iterdir()} == {".lock", "experiment.json", *_FILES, *pictures}
+    printed = capsys.readouterr().out
+    assert "log p, IWAE K=100" in printed
+    assert f"pictures: {', '.join(str(Path('runs/film', name)) for name in pictures)}\n" in printed
+    with Image.open(out / "tracks.gif") as animation:
+        assert animation.n_frames == num_frames
+
+
+@pytest.mark.parametrize(
+    ("train", "folder"),
+    [("street.h5", "street"), ("a/street.h5", "street"), ("balls/train.h5", "balls"), ("../train.h5", "here")],
+)
+def test_the_default_folder_has_the_name_of_the_data(
+    train: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    assert Train(Path(train)).folder == Path("runs", folder)
+    assert Train(Path(train), out=Path("run")).folder == Path("run")
+
+
 def test_objects_of_a_known_size(balls: Path) -> None:
     sizes = {"object_size": (8.0, 6.0), "object_size_std": 0.2}
     model, _ = Train(balls / "train.h5", **sizes).experiment().programs()
     where = model.discovery_prior.where
     assert isinstance(where, SizedWhere) and where.std == 0.2
     assert where.size.sigmoid().tolist() == pytest.approx([6 / 50, 8 / 50])
+
+
+def test_a_lower_learning_rate_is_lower_throughout(balls: Path) -> None:
+    for rate, rates in ((None, (1e-3, 2e-5)), (5e-4, (5e-4, 1e-5))):
+        training = Train(balls / "train.h5", learning_rate=rate).experiment().training
+        assert (training.learning_rate, training.final_learning_rate) == pytest.approx(rates, rel=1e-12)
 
 
 class TestExperiment:
@@ -138,6 +190,8 @@ class TestErrors:
             ("--sequences 0", "got 0 and 1"),
             ("--sequences -1", "got -1 and 1"),
             ("--threads 0", "got 4 and 0"),
+            ("--learning-rate nan", "learning_rate to be positive, got nan"),
+            ("--learning-rate -0.1", "learning_rate to be positive, got -0.1"),
             ("--device cuda:1", "got 'cuda:1'"),
             ("--object-size 8 60", r"\(50, 50\).*\(8.0, 60.0\)"),
             ("--glimpse 51 20", r"\(51, 20\)"),
@@ -160,3 +214,21 @@ class TestErrors:
         for train, test in (("train.h5", "one.h5"), ("one.h5", "train.h5")):
             message = error(balls / train, "--test", balls / test, "--slots", 3)
             assert "at least 4 slots" in message and "train.h5, got 3" in message
+
+    @pytest.mark.parametrize("shape", [(2, 3, 16, 16, 2), (2, 3, 16, 16, 4), (2, 3, 3, 16, 16)])
+    def test_frames_that_cannot_be_drawn(self, balls: Path, error: Callable[..., str], shape: tuple[int, ...]) -> None:
+        absent = torch.zeros(3, 2, 1, dtype=torch.bool)
+        blank = Sequences(
+            frames=torch.zeros(shape).permute(1, 0, 4, 2, 3),
+            count=absent.sum(-1),
+            present=absent,
+            boxes=torch.zeros(3, 2, 1, 4),
+            ids=torch.full((3, 2, 1), -1),
+            labels=torch.full((2, 1), -1),
+        )
+        for name in ("odd.h5", "odd-val.h5"):
+            with SequenceWriter(balls / name) as writer:
+                writer.append(blank)
+        message = error(balls / "odd.h5", "--glimpse", 2, 2)
+        assert f"[n, T, H, W, C] with 1 or 3 channels, channels last, got {list(shape)} in" in message
+        assert "odd.h5" in message

@@ -48,8 +48,8 @@ def make_sequences() -> Callable[..., Sequences]:
             frames=pixels.float() * (1 / 255),
             count=present.sum(-1),
             present=present,
-            boxes=normal(objects, 4),
-            ids=torch.where(present, normal(objects).long(), -1),
+            boxes=torch.where(present[..., None], torch.cat([normal(objects, 2), normal(objects, 2).abs()], -1), 0.0),
+            ids=torch.where(present, normal(objects).argsort(-1) * 7, -1),
             labels=torch.randint(-1, 10, (batch, objects), generator=generator),
             collisions=normal(*size) > 3 if collisions else None,
         )

@@ -77,7 +77,7 @@ class TestLoad:
         with pytest.raises(FileNotFoundError, match="found a file: .*log.jsonl"):
             pyro_sqair.load(run / "log.jsonl")
         (run / "weights.safetensors").unlink()
-        with pytest.raises(FileNotFoundError, match=r"weights.safetensors in .*run, found \['checkpoint.pt', 'exp"):
+        with pytest.raises(FileNotFoundError, match=r"weights.safetensors in .*run, found \['.lock', 'checkpoint.pt"):
             pyro_sqair.load(run)
         (tmp_path / "empty").mkdir()
         with pytest.raises(FileNotFoundError, match="experiment.json in .*empty, found an empty folder"):
@@ -189,13 +189,18 @@ class TestTrain:
             TINY.train(tmp_path, device="cpu", progress=False)
         with pytest.raises(ValueError, match="expected `programs`"):
             experiment.train(tmp_path / "new", device="cpu", progress=False)
+        not_a_pair = r"expected `programs` to be a pair \(model, guide\), got SQAIR"
+        with pytest.raises(ValueError, match=not_a_pair):
+            pyro_sqair.load(tmp_path, programs=programs()[0])
+        with pytest.raises(ValueError, match=not_a_pair):
+            TINY.train(tmp_path / "new", device="cpu", programs=programs()[0], progress=False)
         other = replace(TINY, scene=replace(TINY.scene, num_slots=2)).programs()
         with pytest.raises(ValueError, match="expected programs for .*num_slots=1.* got one for .*num_slots=2"):
             TINY.train(tmp_path / "new", device="cpu", programs=other, progress=False)
 
     def test_a_crash_leaves_no_checkpoint_without_weights(self, trained: Path, tmp_path: Path, monkeypatch) -> None:
-        full = Mock(side_effect=OSError("disk full"))
-        monkeypatch.setattr("pyro_sqair.training.trainer.save_weights", full)
+        full = Mock(side_effect=OSError(28, "disk full"))
+        monkeypatch.setattr("pyro_sqair.training.folder.save_weights", full)
         with pytest.raises(OSError, match="disk full"):
             TINY.train(tmp_path, device="cpu", progress=False)
         monkeypatch.undo()

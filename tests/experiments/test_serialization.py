@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pyro_sqair.cli.train import Train
-from pyro_sqair.data import BouncingBalls, coloured_balls, curtained_balls, four_balls, write_sequences
+from pyro_sqair.data import BouncingBalls, Fingerprint, coloured_balls, curtained_balls, four_balls, write_sequences
 from pyro_sqair.experiments import PRESETS, SYSTEMS, BallVideos, Experiment, FileVideos
 from pyro_sqair.experiments.serialization import from_json, to_json
 from pyro_sqair.models import GRUPriorConfig, GuidedWalkConfig, RandomWalkConfig
@@ -39,6 +39,7 @@ VARIANTS: list[dict[str, Any]] = [
     *({"videos": BallVideos(balls), "scene": SceneConfig(8)} for balls in BALLS),
     {"videos": FileVideos(Path("a/train.h5"))},
     {"videos": FileVideos(Path("a.h5"), Path("b.h5"), in_memory=False), "custom": True, "test_frames": 7},
+    {"videos": FileVideos(Path("a.h5"), fingerprint=Fingerprint(9, 5, 3, (50, 60), 3, "film", None, "{}", "ab12"))},
     {"scene": replace(DIGITS.scene, object_size=(9, 8.5), object_size_std=0.2, channels=3)},
     {"training": replace(DIGITS.training, clip_norm=None, learning_rate_changes=((0, 1e-3), (9, 1e-4)))},
 ]
@@ -62,6 +63,7 @@ OPTIONS: dict[str, list[Any]] = {
     "system": sorted(SYSTEMS),
     "object_costs": [None, (5.0, 10.0)],
     "steps": [3],
+    "learning_rate": [None, 1e-4],
     "in_memory": [True, False],
     "seed": [4],
 }

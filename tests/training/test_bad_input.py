@@ -60,7 +60,7 @@ def test_invalid_first_batch_changes_no_file(kind: str, tmp_path: Path) -> None:
     bad, says = BAD[kind]
     with pytest.raises(ValueError, match=f"expected .*{says}"):
         trainer(Source(bad, start=0), tmp_path).run()
-    assert [path.name for path in tmp_path.iterdir()] == ["log.jsonl"]
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "log.jsonl"}
     assert (tmp_path / "log.jsonl").read_text() == '{"kind": "train", "step": 20}\n'
 
 

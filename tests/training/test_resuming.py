@@ -81,7 +81,7 @@ def test_resumed_after_a_crash(bench) -> None:
         crashed.run()
     assert [record["step"] for record in log(crashed)] == [5, 10, 15]
     with (crashed.out / "log.jsonl").open("a") as file:
-        file.write('{"kind": "train", "step": 17}\n{"kind": "tr')
+        file.write('{"kind": "validation", "step": 17, "seconds": 1.0}\n{"kind": "tr')
 
     again = bench.trainer("crashed", checkpoint_every=4, pair_seed=8)
     again.resume()
@@ -108,7 +108,7 @@ def test_a_finished_run_does_nothing(bench) -> None:
     trainer = bench.trainer()
     trainer.run()
     files = {path: path.read_bytes() for path in trainer.out.iterdir()}
-    written = {"checkpoint.pt", "experiment.json", "log.jsonl", "weights.safetensors"}
+    written = {".lock", "checkpoint.pt", "experiment.json", "log.jsonl", "weights.safetensors"}
     assert {path.name for path in files} == written
     drawn = len(trainer.source.lengths)
     assert trainer.run()

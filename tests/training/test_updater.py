@@ -21,7 +21,7 @@ def state(updater: Updater) -> list[Tensor]:
 
 
 def updater_of(weights: list[nn.Parameter], **changes: Any) -> Updater:
-    return Updater(weights, TrainingConfig(**changes))
+    return Updater({str(i): weight for i, weight in enumerate(weights)}, TrainingConfig(**changes))
 
 
 @OPTIMIZERS

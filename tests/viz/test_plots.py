@@ -93,6 +93,7 @@ def test_wrong_arguments_leave_no_file(tmp_path: Path) -> None:
         (lambda: draw_errors({}, path), "errors of at least one frame"),
         (lambda: draw_errors({"a": []}, path), "errors of at least one frame"),
         (lambda: draw_errors({"a": [1.0]}, tmp_path / "a.nonsense"), "not supported"),
+        (lambda: draw_errors({"a": [1.0]}, tmp_path / "a"), "expected a path with the suffix .*, got .*/a$"),
     ):
         with pytest.raises(ValueError, match=words):
             call()

@@ -108,6 +108,13 @@ def test_gif_keeps_identical_frames(tmp_path: Path) -> None:
     assert len(read_gif(tmp_path / "tracks.gif")) == 12
 
 
+@pytest.mark.parametrize(("fps", "milliseconds"), [(0.002, 500_000), (5.0, 200), (60.0, 20), (100.0, 10)])
+def test_gif_has_the_nearest_delay(tmp_path: Path, fps: float, milliseconds: int) -> None:
+    animate_tracks(*moving_box(steps=2, batch=1, ids=()), tmp_path / "tracks.gif", fps=fps)
+    with Image.open(tmp_path / "tracks.gif") as image:
+        assert image.info["duration"] == milliseconds
+
+
 def test_wrong_arguments_leave_no_file(tmp_path: Path) -> None:
     frames, rollout = moving_box()
     png, gif = tmp_path / "a.png", tmp_path / "a.gif"
@@ -126,7 +133,8 @@ def test_wrong_arguments_leave_no_file(tmp_path: Path) -> None:
         lambda: draw_samples(rollout, tmp_path / "a.nonsense"),
         lambda: animate_tracks(frames, rollout, png),
         lambda: animate_tracks(frames[:, :1], rollout, gif),
-        lambda: animate_tracks(frames, rollout, gif, fps=0),
+        lambda: draw_tracks(frames, rollout, tmp_path / "a"),
+        *(lambda fps=fps: animate_tracks(frames, rollout, gif, fps=fps) for fps in (0, 0.001, 101, float("nan"))),
     ):
         with pytest.raises(ValueError, match=r"expected|unknown file extension"):
             call()

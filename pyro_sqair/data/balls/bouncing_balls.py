@@ -56,7 +56,7 @@ class BallsConfig:
         radii: of each kind of ball. The kind of a ball is uniform, and is its label.
         masses: of each kind.
         speed: root mean square over the balls of a sequence. The vector of all their velocities is uniform on a
-            sphere, as in a gas of equal masses.
+            sphere, as in a gas of equal masses. So low that the lightest balls do not cross the box within a frame.
         colours: each with 1 channel (grey) or 3 (red, green, blue), in [0, 1]. The balls of a sequence get different
             colours in random order; colours repeat if there are more balls.
         curtain_width: of a vertical strip with the height of the frame that hides the balls behind it, at a random
@@ -89,7 +89,11 @@ class BallsConfig:
         fit = high * max(radii) ** 2 <= box**2 / math.sqrt(12)
         require(fit, f"balls that fit into the box of {box} px", f"max_balls={high} of radius up to {max(radii)}")
         require(all(0.0 < mass < math.inf for mass in masses), "finite, positive masses", masses)
-        require(0.0 <= self.speed < math.inf, "a finite speed of at least 0", self.speed)
+        # With equal kinetic energies, the balls of the lightest kind are faster by the root of the ratio of masses. The
+        # simulation takes time for each collision, and a fast ball has one whenever it crosses the box.
+        limit = (box - 2.0 * max(radii)) * math.sqrt(min(masses) / max(masses))
+        expected = f"a speed from 0 to {limit:.4g} px a frame, at which the lightest balls cross the box in a frame"
+        require(0.0 <= self.speed <= limit, expected, self.speed)
         channels = {len(colour) for colour in colours}
         require(channels in ({1}, {3}), "colours that all have 1 channel or all have 3", colours)
         require(all(0.0 <= value <= 1.0 for value in chain(*colours)), "colours within [0, 1]", colours)

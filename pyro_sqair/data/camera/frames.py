@@ -161,6 +161,8 @@ def _blurred(image: Image, deviation: float) -> Image:
 
 def _read_file(path: Path) -> Iterator[tuple[str, Image]]:
     capture, number = cv2.VideoCapture(str(path)), 0
+    if capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"ansi"):  # FFmpeg draws text as pictures
+        raise ValueError(f"expected a video or a folder of images, got a text file: {path}")
     while (result := capture.read())[0]:
         number += 1
         yield f"frame {number} of {path}", result[1]
@@ -178,7 +180,10 @@ def _read_folder(path: Path) -> Iterator[tuple[str, Image]]:
     # Natural order: frame_2 before frame_10.
     for file in sorted(files, key=lambda file: [int(s) if s.isdecimal() else s for s in re.split(r"(\d+)", file.name)]):
         data = np.fromfile(file, np.uint8)  # cv2.imread cannot open non-ASCII paths on some systems
-        frame = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+        try:
+            frame = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        except cv2.error:  # no bytes, or more pixels than OpenCV reads
+            frame = None
         if frame is None:
             raise ValueError(f"expected an image that OpenCV can read, got {file}, which is not an image or is damaged")
         yield str(file), frame

@@ -17,6 +17,8 @@ from pyro_sqair.data.sequences import require
 
 # Since MOT16 a line has 9 columns and the 8th is the class; in MOT15 it has 10, and columns 8 to 10 are a 3D position.
 _COLUMNS_WITH_CLASS = 9
+_LARGEST = 2**53  # numbers are read as float64, which has all integers up to here
+_FARTHEST = 1e6  # pixels
 
 
 class Tracks(NamedTuple):
@@ -109,13 +111,19 @@ def _parse(line: str, where: str) -> list[float]:
         expected = "at least 6 numbers (frame, id, left, top, width, height)"
     elif not all(map(math.isfinite, row)):
         expected = "finite numbers"
-    elif row[0] != int(row[0]) or row[0] < 1 or row[1] != int(row[1]) or row[1] < 0:
-        expected = "an integer frame from 1 and an integer id from 0"
-    elif min(row[4:6]) <= 0:
-        expected = "a box of positive width and height"
+    elif not (_is_integer(row[0], 1) and _is_integer(row[1], 0)):
+        expected = "an integer frame from 1 and an integer id from 0, both up to 2^53"
+    elif min(row[4:6]) <= 0 or max(map(abs, row[2:6])) > _FARTHEST:
+        expected = f"a box of positive width and height, with numbers up to {_FARTHEST:,.0f} pixels"
+    elif len(row) == _COLUMNS_WITH_CLASS and not _is_integer(row[7], -1):
+        expected = "an integer class from -1 to 2^53"
     else:
         return row
     raise ValueError(f"expected {expected}, got {line[:80]!r} in {where}")
+
+
+def _is_integer(value: float, least: int) -> bool:
+    return value == int(value) and least <= value <= _LARGEST
 
 
 def _sequence_info(path: Path) -> tuple[tuple[int, int] | None, int | None]:
@@ -126,8 +134,11 @@ def _sequence_info(path: Path) -> tuple[tuple[int, int] | None, int | None]:
         if not parser.read([folder / "seqinfo.ini" for folder in folders], encoding="utf-8"):
             return None, None
         width, height, length = (parser["Sequence"].getint(name) for name in ("imWidth", "imHeight", "seqLength"))
+        if min(width or 0, height or 0, length or 0) < 0:
+            raise ValueError(f"{width}, {height} and {length}")
     except (configparser.Error, KeyError, ValueError) as error:
         raise ValueError(
-            f"expected imWidth, imHeight and seqLength under [Sequence] in seqinfo.ini, got {error} for {path}"
+            "expected imWidth, imHeight and seqLength under [Sequence] in seqinfo.ini, none negative, got "
+            f"{error} for {path}"
         ) from error
     return (width, height) if width and height else None, length

@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from contextlib import ExitStack
 from dataclasses import asdict
 from importlib.util import find_spec
@@ -70,8 +72,9 @@ def convert_video(
     Raises:
         FileNotFoundError: if the video or the ground truth does not exist.
         FileExistsError: if an output file exists and `overwrite` is False.
-        ValueError: if the video is unreadable, too short or too small; if the ground truth is malformed or does not
-            fit the video; or if no crop has the required number of objects. No output file is written.
+        ValueError: if the video is unreadable, too short or too small; if its scaled frames do not fit on the disk; if
+            the ground truth is malformed or does not fit the video; or if no crop has the required number of objects.
+            No output file is written.
         ImportError: if OpenCV is missing.
     """
     if find_spec("cv2") is None:
@@ -93,6 +96,9 @@ def convert_video(
     frames = Recording(source, (min(2 * size[0], width), min(2 * size[1], height)))
     sample, length = sample_frames(tqdm(frames, "reading video", unit="frame", **bar))
     parts = config.parts(length)
+    needed, free = length * math.prod(size) * (3 if config.colour else 1), shutil.disk_usage(out.parent).free
+    expected = f"scaled frames of at most {free / 1e9:.1f} GB, the space left in {out.parent}"
+    require(needed <= free, expected, f"{needed / 1e9:.1f} GB: {length} frames of {size[0]}x{size[1]} px (--size)")
     if tracks is not None:
         tracks = tracks._replace(size=config.ground_truth_size or tracks.size)
         tracks = scale_tracks(tracks, length, video_size, size)

@@ -10,6 +10,8 @@ from typing import Literal, NamedTuple
 
 from pyro_sqair.data.sequences import require
 
+_LARGEST_SIDE = 2**14  # of a scaled frame, pixels; no camera has more
+
 
 class Part(NamedTuple):
     """Consecutive frames of a video, and the number of sequences to cut from them."""
@@ -83,8 +85,8 @@ class VideoConfig:
         require(low >= 0 and (high is None or high >= max(1, low)), expected, f"{low} and {high}")
         for name in ("size", "ground_truth_size"):
             size = getattr(self, name)
-            valid = size is None or (len(size) == 2 and min(size) >= 1)
-            require(valid, f"{name} as (width, height) of at least 1 each", size)
+            valid = size is None or (len(size) == 2 and 1 <= min(size) <= max(size) <= _LARGEST_SIDE)
+            require(valid, f"{name} as (width, height) of 1 to {_LARGEST_SIDE} px each", size)
         for name, choices in (("crops", ("random", "tracked")), ("background", ("median", "mog2", "knn"))):
             require(getattr(self, name) in choices, f"{name} to be one of {choices}", repr(getattr(self, name)))
 
@@ -97,14 +99,15 @@ class VideoConfig:
         """(width, height) to which frames of `video_size` are scaled.
 
         Raises:
-            ValueError: if it is smaller than the crop.
+            ValueError: if it is smaller than the crop or the blur.
         """
         size = self.size
         if self.keep_aspect:
             scale = min(1.0, max(to / of for to, of in zip(self.size, video_size, strict=True)))
             size = (round(video_size[0] * scale), round(video_size[1] * scale))
         scaled = f"frames of {video_size[0]}x{video_size[1]} scaled to {size[0]}x{size[1]}"
-        require(self.crop <= min(size), f"a crop of at most {min(size)} px, for {scaled}", f"{self.crop} px")
+        for name, length in (("crop", self.crop), ("blur", self.blur)):
+            require(length <= min(size), f"a {name} of at most {min(size)} px, for {scaled}", f"{length} px")
         return size
 
     def parts(self, num_frames: int) -> list[Part]:

@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +18,7 @@ from pyro_sqair.data.sequences import require
 
 FORMAT = "pyro_sqair.sequences"
 VERSION = 1
+_HDF5_ERRORS = (KeyError, OSError, RuntimeError, TypeError, ValueError)  # what h5py raises for damaged files
 
 
 class Field(NamedTuple):
@@ -72,8 +76,9 @@ class Layout(NamedTuple):
         return tuple(size[axis] if axis in size else int(axis) for axis in axes)
 
 
-def open_hdf5(path: Path) -> h5py.File:
-    """Opens an HDF5 file for reading.
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Opens an HDF5 file for reading. Errors of h5py in the block, too, are replaced by one that names the file.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -83,14 +88,63 @@ def open_hdf5(path: Path) -> h5py.File:
         found = "a folder" if path.is_dir() else "nothing"
         raise FileNotFoundError(f"expected an HDF5 file, found {found}: {path.absolute()}")
     try:
-        return h5py.File(path, "r")
+        with h5py.File(path, "r") as file:
+            yield file
     except PermissionError:
         raise
-    except (OSError, RuntimeError) as error:
+    except _HDF5_ERRORS as error:
+        if _names(error, path):
+            raise
         if not h5py.is_hdf5(path):
             raise ValueError(f"expected an HDF5 file, got another format: {path}") from error
         state = "truncated" if "truncated" in str(error) else "damaged"
         raise ValueError(f"expected a complete HDF5 file, got a {state} one: {path}: {error}") from error
+
+
+@contextmanager
+def reading(name: str, path: Path) -> Iterator[None]:
+    """Replaces errors of h5py in the block by a ValueError that names the file and the dataset that it reads."""
+    try:
+        yield
+    except _HDF5_ERRORS as error:
+        if _names(error, path):
+            raise
+        raise ValueError(f"expected readable {name} in {path}, got damaged data: {error}") from error
+
+
+def _names(error: Exception, path: Path) -> bool:
+    """Whether an error is one of ours: those that h5py raises for an open file do not name it."""
+    return isinstance(error, ValueError) and str(path) in str(error)
+
+
+def stored_dataset(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+    """A dataset whose values are in this file.
+
+    Links, virtual datasets and external storage are refused: a virtual dataset without its source reads as zeros.
+
+    Raises:
+        ValueError: if there is no such dataset, or it is not numeric; the message names it.
+    """
+    full, link = f"{group.name}/{name}".strip("/"), group.get(name, getlink=True)
+    require(link is not None, f"the dataset {full!r} in {path}", f"only {list(group)}")
+    require(isinstance(link, h5py.HardLink), f"the dataset {full!r} itself in {path}", f"a link: {type(link).__name__}")
+    with reading(full, path):
+        dataset = group[name]
+        require(isinstance(dataset, h5py.Dataset), f"the dataset {full!r} in {path}", "a group or a type")
+        own = not dataset.is_virtual and not dataset.external
+        require(own, f"the values of {full!r} in {path} itself", "a virtual dataset, or values in an external file")
+        require(dataset.dtype.kind in "biuf", f"{full} of a numeric type in {path}", dataset.dtype)
+    return dataset
+
+
+def check_written(dataset: h5py.Dataset, path: Path) -> None:
+    """Raises a ValueError if a part of a dataset was never written. It reads as zeros: frames would be black."""
+    if dataset.chunks is None:
+        unit, written, needed = "bytes", dataset.id.get_storage_size(), dataset.nbytes
+    else:
+        grid = (-(-size // chunk) for size, chunk in zip(dataset.shape, dataset.chunks, strict=True))
+        unit, written, needed = "chunks", dataset.id.get_num_chunks(), math.prod(grid)
+    require(written >= needed, f"{needed} written {unit} of {dataset.name.strip('/')!r} in {path}", written)
 
 
 def read_layout(file: h5py.File, path: Path) -> Layout:
@@ -120,10 +174,8 @@ def read_layout(file: h5py.File, path: Path) -> Layout:
     integer = isinstance(seed, int | np.integer | None)
     require(integer, f"the attribute 'seed' to be an integer in {path}", repr(seed))
 
-    datasets = {name: file[name] for name in FIELDS if isinstance(file.get(name), h5py.Dataset)}
-    for name in FIELDS:
-        optional = name == "collisions" and name not in file
-        require(optional or name in datasets, f"the dataset {name!r} in {path}", f"only {list(file)}")
+    present = (name for name in FIELDS if name != "collisions" or file.get(name, getlink=True) is not None)
+    datasets = {name: stored_dataset(file, name, path) for name in present}
     frames, labels = datasets["frames"].shape, datasets["labels"].shape
     require(len(frames) == 5, f"frames of shape [n, T, H, W, C] in {path}", list(frames))
     require(len(labels) == 2, f"labels of shape [n, M] in {path}", list(labels))
@@ -137,4 +189,5 @@ def read_layout(file: h5py.File, path: Path) -> Layout:
         dtype = datasets[name].dtype.name
         valid = dtype == field.dtype or (field.dtype, dtype) == ("bool", "uint8")  # how many programs store bools
         require(valid, f"{name} of type {field.dtype} in {path}", dtype)
+    check_written(datasets["frames"], path)  # the others may be left at their fill value, such as -1
     return layout

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from pyro_sqair.data.files.dataset import SequenceDataset, StoredSequences, gather
-from pyro_sqair.data.files.format import Layout, open_hdf5
+from pyro_sqair.data.files.format import Layout, check_written, open_hdf5, reading, stored_dataset
 from pyro_sqair.data.files.writer import SequenceWriter
 from pyro_sqair.data.sequences import Sequences, place_objects, quantise, require
 
@@ -62,7 +62,7 @@ class RNEMDataset(StoredSequences):
         self.most_objects = balls
         parameters = {"file": self.path.name, "split": split, "crop": crop}
         self.layout = Layout(total, num_frames, size, 1, balls, True, "r-nem", None, parameters)
-        few = torch.arange(min(total, _CALIBRATION_SEQUENCES))
+        few = torch.linspace(0, total - 1, min(total, _CALIBRATION_SEQUENCES)).long()
         positions, groups = (self._stored(name, few, 0 * few, num_frames) for name in ("positions", "groups"))
         self._to_pixels = _calibrate(positions, groups, self.path)
 
@@ -74,6 +74,8 @@ class RNEMDataset(StoredSequences):
         groups = self._stored("groups", index, 0 * starts, self.layout.num_frames)
         diameters = _measure(groups, self.layout.max_objects)[2]
         positions = self._stored("positions", index, starts, length)
+        finite = bool(positions[:, diameters > 0].isfinite().all())
+        require(finite, f"finite positions of visible balls in {self.path}", f"others in {self.split}")
         centres = F.pad(positions, (0, 1), value=1.0) @ self._to_pixels - torch.tensor(self._corner)
         size = diameters[..., None].expand_as(centres)
         frames, boxes = quantise(features.movedim(-1, 2)[self._crop]), torch.cat([centres - size / 2, size], -1)
@@ -83,7 +85,7 @@ class RNEMDataset(StoredSequences):
 
     def _stored(self, name: str, index: Tensor, starts: Tensor, length: int) -> Tensor:
         """Windows of a dataset of the file, float32 [length, B, ...]."""
-        with open_hdf5(self.path) as file:
+        with open_hdf5(self.path) as file, reading(f"{self.split}/{name}", self.path):
             dataset = file[self.split][name]
             read = gather(lambda n, t: dataset[t : t + length, n].swapaxes(0, 1), index.tolist(), starts.tolist())
         return read.float().transpose(0, 1).reshape(length, len(index), *read.shape[2 : _AXES[name]])
@@ -169,16 +171,15 @@ def _sizes(file: h5py.File, split: str, path: Path) -> tuple[int, int, int, int,
     """T, n, H, W and K of a split, once its datasets have been found to be in shapes that agree."""
     group = file.get(split)
     require(isinstance(group, h5py.Group), f"an R-NEM file with the group {split!r} in {path}", f"only {list(file)}")
-    for name in _AXES:
-        found = isinstance(group.get(name), h5py.Dataset)
-        require(found, f"the dataset {split + '/' + name!r} in {path}", f"only {list(group)}")
-    features, positions = group["features"].shape, group["positions"].shape
+    datasets = {name: stored_dataset(group, name, path) for name in _AXES}
+    features, positions = datasets["features"].shape, datasets["positions"].shape
     valid = len(features) == 5 and features[4] == 1 and 0 not in features
     require(valid, f"features of shape [T, n, H, W, 1] in {path}", list(features))
     require(len(positions) >= 4, f"positions of shape [T, n, K, 2] in {path}", list(positions))
     image, balls = features[:4], (*features[:2], positions[2], 2)
     for name, shape in {"groups": image, "collisions": image, "positions": balls}.items():
-        given = group[name].shape
+        given = datasets[name].shape
         valid = given[: len(shape)] == shape and set(given[len(shape) :]) <= {1}
         require(valid, f"{name} of shape {list(shape)} in {path}", list(given))
+    check_written(datasets["features"], path)
     return (*image, positions[2])

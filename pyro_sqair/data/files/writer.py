@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from pyro_sqair.data.atomic import atomic_path
 from pyro_sqair.data.files.format import FORMAT, VERSION, Layout
+from pyro_sqair.data.files.ground_truth import check_ground_truth
 from pyro_sqair.data.sequences import Sequences, Source, draw_chunks, require, to_uint8
 
 _SMALL_CHUNK = 16  # sequences in a chunk of the small datasets: few, so that reading one decompresses little
@@ -95,7 +96,7 @@ class SequenceWriter:
 
         Raises:
             ValueError: if a shape or type differs from the file's, a size is 0, `collisions` are missing, a pixel is
-                not k/255, or `count` is neither the number of present objects nor -1. Nothing is written then.
+                not k/255, or the ground truth is not as the format requires. Nothing is written then.
             OSError: if the disk is full.
             RuntimeError: outside the `with` block.
         """
@@ -105,6 +106,7 @@ class SequenceWriter:
         batch = _stored(sequences, layout)
         before = len(self)
         after = before + len(batch["labels"])
+        check_ground_truth(batch, range(before, after), self.path)
         with _delayed_interrupt():
             self._file = file = self._file or _created(self._disk, layout)
             for name, values in batch.items():
@@ -188,7 +190,7 @@ def _layout(sequences: Sequences, origin: tuple[str, int | None, dict[str, Any]]
 
 def _created(disk: _DeferredFile, layout: Layout) -> h5py.File:
     """A new file with all attributes except `complete`, and no sequences yet."""
-    file = h5py.File(disk, "w")
+    file = h5py.File(disk, "w", libver="v110")  # from 1.10 on, HDF5's own structures have checksums
     parameters = json.dumps(layout.parameters, sort_keys=True, allow_nan=False)
     file.attrs.update(format=FORMAT, version=VERSION, generator=layout.generator, parameters=parameters)
     if layout.seed is not None:
@@ -202,7 +204,7 @@ def _created(disk: _DeferredFile, layout: Layout) -> h5py.File:
 
 
 def _stored(sequences: Sequences, layout: Layout) -> dict[str, Tensor]:
-    """The validated batch as the file stores it: on the CPU, sequence first, pixels as bytes."""
+    """A batch of valid shapes, types and pixels as the file stores it: on the CPU, sequence first, pixels as bytes."""
     stored = {}
     layout = layout._replace(sequences=sequences.frames.shape[1] if sequences.frames.ndim > 1 else -1)
     for name, field in layout.fields.items():
@@ -215,9 +217,6 @@ def _stored(sequences: Sequences, layout: Layout) -> dict[str, Tensor]:
         if name == "frames":
             values = to_uint8(values).movedim(2, -1)
         stored[name] = (values if name == "labels" else values.transpose(0, 1)).cpu()
-    count = stored["count"]
-    valid = bool(((count == stored["present"].sum(-1)) | (count == -1)).all())
-    require(valid, "count to be the number of objects present, or -1 where not annotated", "other counts")
     return stored
 
 

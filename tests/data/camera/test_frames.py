@@ -3,6 +3,7 @@
 """Decoding of files and folders, and background subtraction of scenes whose background is known."""
 
 import math
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,6 +113,23 @@ def test_unreadable_input_is_refused(tmp_path: Path, content: str) -> None:
         (tmp_path / f"frame_{number}.png").write_text(content)
         with pytest.raises(ValueError, match=f"expected an image that OpenCV can read, got .*frame_{number}.png"):
             list(read_frames(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "gt.txt", "a.nfo"])
+def test_a_text_file_is_not_a_video(tmp_path: Path, name: str) -> None:
+    """FFmpeg draws text files with these suffixes as pictures of 640x400 pixels and more."""
+    (tmp_path / name).write_text("1,4,10,20,30,40,1,-1,-1,-1\n" * 500)
+    with pytest.raises(ValueError, match=f"expected a video or a folder of images, got a text file: .*{name}"):
+        next(read_frames(tmp_path / name))
+
+
+def test_an_image_with_more_pixels_than_opencv_reads_is_refused(tmp_path: Path) -> None:
+    data = bytearray(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2  # width and height
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    (tmp_path / "1.png").write_bytes(data)
+    with pytest.raises(ValueError, match="expected an image that OpenCV can read, got .*1.png"):
+        next(read_frames(tmp_path))
 
 
 def test_images_of_different_sizes_are_refused(tmp_path: Path) -> None:

@@ -58,8 +58,12 @@ def test_seqinfo_is_read_beside_the_file_and_beside_its_folder(tmp_path: Path) -
         ("0,4,10,20,30,40", "expected an integer frame from 1 and an integer id from 0"),
         ("1.5,4,10,20,30,40", "expected an integer frame"),
         ("1,-1,10,20,30,40", "expected an integer frame from 1 and an integer id from 0"),
-        ("1,4,10,20,0,40", "expected a box of positive width and height, got '1,4,10,20,0,40'"),
+        ("1,4,10,20,0,40", "expected a box of positive width and height, .*, got '1,4,10,20,0,40'"),
         ("1,4,10,20,30,-4", "expected a box of positive width and height"),
+        ("1,4,10,20,30,1e308", "expected a box .* with numbers up to 1,000,000 pixels, got '1,4,10,20,30,1e308'"),
+        ("1e30,4,10,20,30,40", r"expected an integer frame .* both up to 2\^53, got '1e30,4,10,20,30,40'"),
+        ("1,1e19,10,20,30,40", r"expected an integer frame .* both up to 2\^53, got '1,1e19,10,20,30,40'"),
+        *((f"1,5,10,20,30,40,1,{bad},1", r"expected an integer class from -1 to 2\^53") for bad in (1e30, -2, 0.5)),
         ("1,5,1,1,1,1\n1,5,1,1,1,1", "one box for each object and frame, got frame 1, id 5"),
         ("\x00\xff", "expected comma-separated numbers"),
     ],
@@ -79,7 +83,7 @@ def test_files_without_boxes_are_refused(tmp_path: Path, text: str) -> None:
         read_mot(write(tmp_path, text))
 
 
-@pytest.mark.parametrize("text", ["seqLength=10\n", "[Sequence]\nseqLength=ten\n", "[Other]\nseqLength=10\n"])
+@pytest.mark.parametrize("text", ["seqLength=10\n", "[Sequence]\nseqLength=ten\n", "[Other]\nseqLength=10\n", info(-1)])
 def test_a_malformed_seqinfo_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ValueError, match=r"expected imWidth, imHeight and seqLength under \[Sequence\]"):
         read_mot(write(tmp_path, GOOD, text))

@@ -2,11 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Conversion of synthetic recordings, of which everything is known, and of a real one."""
 
+import shutil
 import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -175,6 +177,16 @@ def test_bad_input_is_refused_and_no_file_is_left(case: str, recording: Path, tr
     with pytest.raises(error, match=message):
         convert(given.get("source", recording), out, given.get("config", EXACT), ground_truth)
     assert not out.exists() or list(out.iterdir()) == []
+
+
+def test_frames_that_do_not_fit_on_the_disk_are_refused(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * LENGTH * WIDTH * HEIGHT - 1))
+    convert(recording, tmp_path / "grey")
+    with pytest.raises(ValueError, match=r"at most 0.0 GB, the space left in .*, got 0.0 GB: 60 frames of 96x80 px"):
+        convert(recording, tmp_path / "colour", replace(EXACT, colour=True))
+    assert list((tmp_path / "colour").iterdir()) == []
 
 
 def test_files_are_overwritten_only_on_request_and_inputs_never(recording: Path, tmp_path: Path) -> None:

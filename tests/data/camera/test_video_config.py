@@ -49,6 +49,9 @@ def test_a_short_video_and_a_crop_larger_than_the_frame_are_refused() -> None:
     assert VideoConfig(crop=175).scaled_size((240, 175)) == (240, 175)
     with pytest.raises(ValueError, match="at most 175 px, for frames of 480x350 scaled to 240x175, got 176 px"):
         VideoConfig(crop=176).scaled_size((480, 350))
+    assert VideoConfig(blur=175.0).scaled_size((240, 175)) == (240, 175)
+    with pytest.raises(ValueError, match="a blur of at most 175 px, for frames of 480x350 .*, got 1000000.0 px"):
+        VideoConfig(blur=1e6).scaled_size((480, 350))
 
 
 @pytest.mark.parametrize(
@@ -62,6 +65,7 @@ def test_a_short_video_and_a_crop_larger_than_the_frame_are_refused() -> None:
         ("contrast", 1.1),
         ("seed", -1),
         ("size", (0, 10)),
+        ("size", (100_000, 100_000)),
         ("ground_truth_size", (768,)),
         ("crops", "anywhere"),
         ("background", "mean"),

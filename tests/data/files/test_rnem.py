@@ -168,6 +168,27 @@ def test_grey_features_are_rounded_to_bytes(plain, tmp_path):
     assert torch.equal(frames, from_uint8(torch.from_numpy(np.rint(grey[..., 0] * np.float32(255))).to(torch.uint8)))
 
 
+def with_nan(ball, frame=3, sequence=4):
+    """Positions of which one is not finite, in a sequence that is not used for the calibration."""
+
+    def change(positions):
+        positions[frame, sequence, ball] = np.nan
+        return positions
+
+    return change
+
+
+def test_positions_of_invisible_balls_may_be_unknown_and_files_big_endian(tmp_path, assert_same):
+    file = File(tmp_path / "balls.h5", hidden=True)
+    before = RNEMDataset(file.path, "training").read()
+    assert not before.present[:, 4, 1].any()
+    with h5py.File(file.path, "r+") as opened:
+        for name in ("positions", "groups"):
+            replaced(name, lambda values: values.astype(values.dtype.newbyteorder(">")))(opened)
+        replaced("positions", with_nan(1))(opened)
+    assert_same(RNEMDataset(file.path, "training").read(), before)
+
+
 def replaced(name, function):
     def change(file):
         values = file["training"].pop(name)[...]
@@ -195,6 +216,21 @@ def replaced(name, function):
         (
             replaced("positions", lambda v: v[:, ::-1]),
             "positions of ball k at the pixels .*, got a median distance of",
+        ),
+        (
+            replaced("positions", with_nan(0, sequence=9)),
+            "finite positions of visible balls in .*, got others in training",
+        ),
+        (
+            lambda f: (
+                f["training"].pop("features"),
+                f["training"].create_dataset("features", (T, N, RES, RES, 1), "f4"),
+            ),
+            "expected 3932160 written bytes of 'training/features' in .*balls.h5, got 0",
+        ),
+        (
+            lambda f: (f["training"].pop("groups"), f["training"].__setitem__("groups", h5py.SoftLink("/groups"))),
+            "the dataset 'training/groups' itself in .*balls.h5, got a link: SoftLink",
         ),
         (replaced("positions", lambda v: v * np.nan), "positions of ball k .*, got a median distance of nan"),
         (replaced("groups", lambda v: v * 0), "positions of ball k .*, got a median distance of nan"),
