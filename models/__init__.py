@@ -11,6 +11,7 @@ from pyro_sqair.models.discovery import (
     GeometricCount,
     SizedWhere,
 )
+from pyro_sqair.models.given import given_discovery, given_propagation
 from pyro_sqair.models.propagation import (
     GRUPriorConfig,
     GRUPropagationPrior,
@@ -41,5 +42,7 @@ __all__ = [
     "ScenePrior",
     "SizedWhere",
     "conv_renderer",
+    "given_discovery",
+    "given_propagation",
     "mlp_renderer",
 ]

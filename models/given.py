@@ -15,12 +15,12 @@ from pyro_sqair.scene.slots import Slots
 
 
 def given_discovery(propagated: Objects, slots: Slots, first: bool) -> None:
-    """A discovery prior whose draws have no density; see :class:`~pyro_sqair.models.sqair.DiscoveryPriorProgram`."""
+    """A discovery prior whose draws have no density."""
     _draw(propagated, slots)
 
 
 def given_propagation(previous: Objects, memory: Tensor | None, slots: Slots) -> None:
-    """A propagation prior whose draws have no density; see :class:`~pyro_sqair.models.sqair.PropagationPriorProgram`."""
+    """A propagation prior whose draws have no density."""
     _draw(previous, slots)
 
 

@@ -25,6 +25,7 @@ from pyro_sqair.scene import Program, SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig, load_weights
 from pyro_sqair.training.comparison import ANOTHER_FOLDER, check_same
 from pyro_sqair.training.device import choose_device
+from pyro_sqair.training.interruption import Interrupted
 from pyro_sqair.training.weights import read_header
 
 FORMAT = 1
@@ -45,13 +46,6 @@ class Run(NamedTuple):
     experiment: Experiment
     model: Program
     guide: Program
-
-
-class Interrupted(SystemExit):
-    """A training was interrupted and saved; if uncaught, the process exits with code 130, as after Ctrl-C."""
-
-    def __init__(self) -> None:
-        super().__init__(130)
 
 
 @dataclass(frozen=True)

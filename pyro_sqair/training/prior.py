@@ -25,7 +25,9 @@ from pyro_sqair.infer.sites import quoted, sample_sites
 from pyro_sqair.scene.program import Program
 from pyro_sqair.training.bank import Bank, site_values
 from pyro_sqair.training.config import TrainingConfig
+from pyro_sqair.training.interruption import Interrupted
 from pyro_sqair.training.trainer import Trainer
+from pyro_sqair.training.weights import load_weights
 
 _SCORED_AT_A_TIME = 250  # sequences
 
@@ -113,7 +115,7 @@ def fit_prior(
     )
     if not trainer.complete():
         raise Interrupted
-    load_weights(...)
+    load_weights(trainer.folder.weights, replay, nn.Identity(), trainer.identity)  # averaged, if there is an average
     return score_prior(prior, held_out)
 
 
@@ -180,12 +182,13 @@ class Replay(nn.Module):
             ValueError: if it draws other sites or sizes.
         """
         scene = self.prior.scene
-        ours, theirs = ((s.num_slots, s.what_dim) for s in (scene, bank.scene))
-        require(ours == theirs, f"a bank of {ours[0]} slots and `what` of {ours[1]} dimensions", f"{theirs[0]} and {theirs[1]}")
+        ours, theirs = (f"{s.num_slots} slots and `what` of {s.what_dim} dimensions" for s in (scene, bank.scene))
+        require(ours == theirs, f"a bank with {ours}, as the prior has", f"one with {theirs}")
         full = bank.draws[bank.draws[..., 0].sum((1, 2, 3)).argmax()].unsqueeze(1)
         sites = sample_sites(poutine.trace(self, graph_type="flat").get_trace(full))
         if others := [name for name, site in sites.items() if not site["is_observed"]]:
             raise ValueError(f"expected a prior that draws the sites of the bank, got {quoted(others)} as well")
         for name, site in sites.items():
             shape = site["value"].shape[1:]
-            require(site["fn"].event_shape == shape, f"site {name!r} of shape {list(shape)}, as in the bank", list(site["fn"].event_shape))
+            own = site["fn"].event_shape
+            require(own == shape, f"site {name!r} of shape {list(shape)}, as in the bank", list(own))
