@@ -23,7 +23,7 @@ _NAMES = {
     "models": ("SQAIR", "VRNN"),
     "guides": ("SQAIRGuide", "VRNNGuide"),
     "scene": ("Objects", "SceneConfig"),
-    "infer": ("FIVO", "OVIS", "RWS", "SMC", "VIMCO", "check_sites", "evaluate_bounds"),
+    "infer": ("FIVO", "OVIS", "RWS", "SMC", "VIMCO", "check_particles", "check_sites", "evaluate_bounds"),
     "training": ("Trainer", "TrainingConfig"),
     "tracking": ("Filter", "futures", "generate", "infer_objects", "predict", "reconstruct"),
 }

@@ -22,7 +22,7 @@ PAGE = (ROOT / "docs" / "estimators.md").read_text(encoding="utf-8")
 def typed() -> dict[str, Any]:
     """All names defined by the Python blocks of the page."""
     blocks = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     names: dict[str, Any] = {}
     for block in blocks:
         exec(compile(block, "estimators.md", "exec"), names)

@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 from tqdm import tqdm
 
-from pyro_sqair.infer.bounds import Bounds, evaluate_bounds
+from pyro_sqair.infer.bounds import Bounds, unchecked_bounds
+from pyro_sqair.infer.particles import check_particles
 
 
 class Estimate(NamedTuple):
@@ -59,6 +61,7 @@ class Likelihood(NamedTuple):
         return flat
 
 
+@torch.no_grad()
 def evaluate_likelihood(
     model: Callable[..., Any],
     guide: Callable[..., Any],
@@ -86,7 +89,8 @@ def evaluate_likelihood(
         progress: whether to show a progress bar with the time left on stderr.
 
     Raises:
-        ValueError: if the frames have another shape, or a number is below 1.
+        ValueError: if the frames have another shape, or a number is below 1; under Pyro's validation, also if
+            `check_particles` finds that the programs cannot be vectorised.
     """
     if frames.dim() != 5 or 0 in frames.shape:
         raise ValueError(f"expected frames of shape [T, B, C, H, W], all sizes at least 1, got {list(frames.shape)}")
@@ -97,8 +101,11 @@ def evaluate_likelihood(
         )
     total = max(num_particles, default=1)
     chunks = frames.split(chunk_sequences, dim=1)
+    device = device or frames.device
+    if is_validation_enabled():
+        check_particles(model, guide, chunks[0].to(device))
     bounds: list[Bounds] = [
-        evaluate_bounds(model, guide, chunk.to(device or frames.device), num_particles=total, chunk=chunk_particles)
+        unchecked_bounds(model, guide, (chunk.to(device),), {}, total, chunk_particles)
         for chunk in tqdm(chunks, "likelihood", disable=not progress, unit="chunk", dynamic_ncols=True)
     ]
     steps = frames.shape[0]

@@ -10,6 +10,7 @@ from pyro_sqair.infer.iwae import IWAEWithoutScore
 from pyro_sqair.infer.multi_sample import MultiSampleELBO
 from pyro_sqair.infer.nvil import NVIL, NeuralBaseline
 from pyro_sqair.infer.ovis import OVIS
+from pyro_sqair.infer.particles import check_particles
 from pyro_sqair.infer.released import ReleasedSQAIRSignal
 from pyro_sqair.infer.renyi import RenyiWarmup
 from pyro_sqair.infer.sites import check_sites
@@ -35,6 +36,7 @@ __all__ = [
     "Particles",
     "ReleasedSQAIRSignal",
     "RenyiWarmup",
+    "check_particles",
     "check_sites",
     "evaluate_bounds",
     "mean_over_data",

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from pyro.infer.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_sqair.infer.log_weights import log_weights
 from pyro_sqair.infer.multi_sample import log_mean_exp
+from pyro_sqair.infer.particles import check_particles
 from pyro_sqair.infer.plates import guess_max_plate_nesting
 
 
@@ -49,7 +51,13 @@ class Bounds(NamedTuple):
 
 @torch.no_grad()
 def evaluate_bounds(
-    model: Callable, guide: Callable, *args: Any, num_particles: int, chunk: int | None = None, **kwargs: Any
+    model: Callable,
+    guide: Callable,
+    *args: Any,
+    num_particles: int,
+    chunk: int | None = None,
+    vectorize_particles: bool = True,
+    **kwargs: Any,
 ) -> Bounds:
     """Estimates all bounds and their parts from the same K particles.
 
@@ -67,20 +75,44 @@ def evaluate_bounds(
         num_particles: K.
         chunk: number of particles drawn at a time, to bound memory; K if not given. The bounds are over all K
             particles, of which three numbers per datum are kept.
+        vectorize_particles: see `MultiSampleELBO`.
         **kwargs: passed to both.
 
     Raises:
-        ValueError: if K or chunk is below 1, or if each chunk would draw its own subsample of the data.
+        ValueError: if K or chunk is below 1, or if each chunk would draw its own subsample of the data; under Pyro's
+            validation, also if `check_particles` finds that the programs cannot be vectorised.
     """
     chunk = num_particles if chunk is None else chunk
     if num_particles < 1 or chunk < 1:
         raise ValueError(f"expected num_particles and chunk >= 1, got {num_particles} and {chunk}")
+    if vectorize_particles and is_validation_enabled():
+        check_particles(model, guide, *args, **kwargs)
+    return unchecked_bounds(model, guide, args, kwargs, num_particles, chunk, vectorize_particles)
+
+
+def unchecked_bounds(
+    model: Callable,
+    guide: Callable,
+    args: tuple,
+    kwargs: dict[str, Any],
+    num_particles: int,
+    chunk: int,
+    vectorize_particles: bool = True,
+) -> Bounds:
+    """`evaluate_bounds` without its checks of the arguments and of the programs; call it without gradients."""
     max_plate_nesting = guess_max_plate_nesting(model, guide, args, kwargs)
     chunks = []
     for start in range(0, num_particles, chunk):
         size = min(chunk, num_particles - start)
         particles = log_weights(
-            model, guide, args, kwargs, num_particles=size, max_plate_nesting=max_plate_nesting, with_score=False
+            model,
+            guide,
+            args,
+            kwargs,
+            num_particles=size,
+            max_plate_nesting=max_plate_nesting,
+            with_score=False,
+            vectorize_particles=vectorize_particles,
         )
         if particles.scale != 1.0 and size < num_particles:
             raise ValueError(

@@ -45,7 +45,8 @@ class DReG(MultiSampleELBO):
 
     Args:
         estimator: provides the score term of draws that are not reparameterised, as in `DReG(VIMCO(5))`, and sets K,
-            max_plate_nesting and the order. For a guide without such draws, any estimator gives the same result.
+            max_plate_nesting, the order and vectorize_particles. For a guide without such draws, any estimator gives
+            the same result.
 
     Raises:
         ValueError: if the estimator's gradient is not that of a bound plus a score term.
@@ -59,7 +60,12 @@ class DReG(MultiSampleELBO):
                 f"expected an estimator of a bound's gradient, such as VIMCO(5), got {type(estimator).__name__}"
             )
         self.estimator = estimator
-        super().__init__(estimator.num_particles, estimator.max_plate_nesting, alpha=estimator.alpha)
+        super().__init__(
+            estimator.num_particles,
+            estimator.max_plate_nesting,
+            alpha=estimator.alpha,
+            vectorize_particles=estimator.vectorize_particles,
+        )
 
     @property
     def alpha(self) -> float:

@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 import torch
+from pyro.infer.util import is_validation_enabled
 from pyro.nn import PyroModule
 from torch import Tensor
 
 from pyro_sqair.infer.multi_sample import SurrogateELBO, log_mean_exp
 from pyro_sqair.infer.resampling import Scheme, check_threshold, scheme
-from pyro_sqair.infer.smc import SMC, Step, Stepping, check_time_first
+from pyro_sqair.infer.smc import SMC, Step, Stepping, check_steps, check_time_first
 from pyro_sqair.infer.vimco import ControlVariate, control_variate
 
 
@@ -120,6 +121,10 @@ class FIVO(SurrogateELBO):
 
     def _steps(self, model: Stepping, guide: Stepping, frames: Tensor) -> list[Step]:
         check_time_first(frames)
+        if not self._checked and is_validation_enabled():
+            with _entered(model), _entered(guide):
+                check_steps(model, guide, frames)
+            self._checked = True
         smc = SMC(model, guide, self.num_particles, self.scheme, self.threshold)
         steps = []
         with _entered(model), _entered(guide):

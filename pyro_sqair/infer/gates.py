@@ -57,7 +57,7 @@ class Gates(Messenger):
         super().__init__()
         self.switch = _Switch()
         self.draws: list[Draw] = []
-        self._names: set[str] = set()
+        self._gated: set[int] = set()  # identities of the values in `draws`
         self._batch: set[Plate] | None = None
 
     def _pyro_post_sample(self, msg: Any) -> None:
@@ -66,15 +66,15 @@ class Gates(Messenger):
             return
         plates = set(vectorised_plates(msg))
         self._batch = plates if self._batch is None else self._batch & plates
-        if msg["is_observed"] or msg["name"] in self._names:  # the second visit is the model's, which is replayed
+        if msg["is_observed"] or id(msg["value"]) in self._gated:  # the second visit is the model's, which is replayed
             return
-        self._names.add(msg["name"])
         if not (getattr(msg["fn"], "has_rsample", False) and msg["value"].requires_grad):
             return
         drawn = msg["value"]
         gated = _Gate.apply(drawn, self.switch, None)
         fn = GatedDistribution(msg["fn"], self.switch, _is_convertible(msg))
         self.draws.append(Draw(drawn, gated, fn, msg["scale"], msg["mask"]))
+        self._gated.add(id(gated))
         msg["value"], msg["fn"] = gated, fn
 
     def close(self, surrogate: Tensor, correction: Tensor, batch_scale: float) -> Tensor:

@@ -5,21 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.distributions import MaskedDistribution
 from pyro.distributions.score_parts import ScoreParts
 from pyro.distributions.util import scale_and_mask
 from pyro.infer.util import is_validation_enabled
-from pyro.poutine.guide import GuideMessenger
 from pyro.poutine.trace_struct import Trace
 from torch import Tensor
 
 from pyro_sqair.infer.plates import PARTICLES, DatumShape, Plate, PlatedSite, Site, vectorised_plates
+from pyro_sqair.infer.runs import run_each, run_vectorised, vectorised
 from pyro_sqair.infer.sites import compare_sites, quoted, sample_sites
 
 
@@ -45,8 +44,9 @@ def log_weights(
     max_plate_nesting: int,
     with_score: bool = True,
     check_possible: bool = False,
+    vectorize_particles: bool = True,
 ) -> LogWeights:
-    """Runs the guide with K vectorised particles, replays the model on them, and computes log weights per datum.
+    """Runs the guide with K particles, replays the model on them, and computes log weights per datum.
 
     The plates common to all sites are the batch; programs without plates have one datum. Masks and `poutine.scale` are
     part of the weight. The subsampling of a batch plate is not: it is returned as `scale`. The score terms are neither
@@ -61,23 +61,57 @@ def log_weights(
         max_plate_nesting: number of dimensions of the plates of model and guide.
         with_score: whether to collect the score terms.
         check_possible: whether it is an error if all weights of a datum are zero.
+        vectorize_particles: whether to run the programs once, in a plate of K particles left of all others, or K
+            times, with the same subsample of the data.
 
     Raises:
         ValueError: if sites differ between model and guide, are enumerated, lie outside the batch plates or
             have undeclared dimensions; if Pyro's validation is on, also if a log weight is NaN or +inf or, with
             `check_possible`, all log weights of a datum are -inf.
     """
-    particles = pyro.plate(PARTICLES, num_particles, dim=-1 - max_plate_nesting)  # left of the programs' plates
-    model_trace, guide_trace = _traces(model, guide, args, kwargs or {}, particles)
-    guide_sites, model_sites = matched_sites(model_trace, guide_trace)
-    if not guide_sites and not model_sites:
-        raise ValueError("expected model and guide to have sample sites, got none")
-    datum = DatumShape(guide_sites + model_sites, num_particles, max_plate_nesting)
+    kwargs = kwargs or {}
+    if vectorize_particles:
+        pairs = [run_vectorised(model, guide, args, kwargs, num_particles, max_plate_nesting)]
+    else:
+        pairs = run_each(model, guide, args, kwargs, num_particles)
+    runs = []
+    for pair in pairs:
+        guide_sites, model_sites = matched_sites(*pair)
+        if not guide_sites and not model_sites:
+            raise ValueError("expected model and guide to have sample sites, got none")
+        datum = DatumShape(guide_sites + model_sites, num_particles // len(pairs), max_plate_nesting)
+        runs.append(_Run(guide_sites, model_sites, datum))
+    with vectorised() if vectorize_particles else nullcontext():
+        weights = [_weigh(run, with_score) for run in runs]
+    joined = _joined(weights)
+    if is_validation_enabled():
+        for run, weighed in zip(runs, weights, strict=True):
+            _check_weights(weighed.log_weight, run)
+        if check_possible:
+            _check_possible(joined.log_weight, runs)
+    return joined
 
+
+class _Run(NamedTuple):
+    """One run of guide and model, with all particles or with one."""
+
+    guide_sites: list[PlatedSite]
+    model_sites: list[PlatedSite]
+    datum: DatumShape
+
+    def sites(self) -> Iterator[tuple[str, Site, tuple[Plate, ...]]]:
+        """The program, the site and its plates."""
+        for program, sites in (("guide", self.guide_sites), ("model", self.model_sites)):
+            for site, plates in sites:
+                yield program, site, plates
+
+
+def _weigh(run: _Run, with_score: bool) -> LogWeights:
+    datum = run.datum
     log_q: list[Tensor] = []
     score: list[Tensor] = []
     scored_log_q: list[Tensor] = []
-    for site, plates in guide_sites:
+    for site, plates in run.guide_sites:
         fn, name = site["fn"], site["name"]
         scored = False
         if with_score:
@@ -97,7 +131,7 @@ def log_weights(
 
     log_prior: list[Tensor] = []
     log_likelihood: list[Tensor] = []
-    for site, plates in model_sites:
+    for site, plates in run.model_sites:
         if site["mask"] is not False:
             log_prob = datum.reduce(weighted_log_prob(site, datum.scale), site["name"], plates)
             (log_likelihood if site["is_observed"] else log_prior).append(log_prob)
@@ -107,14 +141,8 @@ def log_weights(
     likelihood = _total(log_likelihood, zero)
     proposal = _total(log_q, zero)
     prior = _total(log_prior, zero)
-    weight = likelihood + prior - proposal
-    if is_validation_enabled():
-        named = [("guide", *site) for site in guide_sites] + [("model", *site) for site in model_sites]
-        _check_weights(weight, named)
-        if check_possible:
-            _check_possible(weight, named, datum)
     return LogWeights(
-        datum.squeeze(weight),
+        datum.squeeze(likelihood + prior - proposal),
         datum.squeeze(likelihood),
         datum.squeeze(_total(score, zero)) if score else None,
         datum.scale,
@@ -124,17 +152,20 @@ def log_weights(
     )
 
 
-def _traces(
-    model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any], particles: pyro.plate
-) -> tuple[Trace, Trace]:
-    unwrapped = poutine.unwrap(guide)
-    if isinstance(unwrapped, GuideMessenger):  # it runs together with the model, not before it
-        particles(guide)(*args, **kwargs)
-        return unwrapped.get_traces()
-    guide_trace = poutine.trace(particles(guide), graph_type="flat").get_trace(*args, **kwargs)
-    # The plate is inside the replay, so it does not expand replayed values.
-    replayed = poutine.replay(particles(model), trace=guide_trace)
-    return poutine.trace(replayed, graph_type="flat").get_trace(*args, **kwargs), guide_trace
+def _joined(weights: list[LogWeights]) -> LogWeights:
+    """The particles of all runs."""
+    if len(weights) == 1:
+        return weights[0]
+    zero = torch.zeros_like(weights[0].log_weight)
+
+    def rows(name: str) -> Tensor | None:
+        terms = [getattr(run, name) for run in weights]
+        if all(term is None for term in terms):
+            return None
+        return torch.cat([zero if term is None else term for term in terms])
+
+    tensors = {name: rows(name) for name in LogWeights._fields if name != "scale"}
+    return LogWeights(scale=weights[0].scale, **tensors)  # type: ignore[arg-type]
 
 
 def with_plates(sites: dict[str, Site]) -> list[PlatedSite]:
@@ -201,12 +232,12 @@ def _check_drawn_per_particle(site: Site) -> None:
         )
 
 
-def _check_weights(weight: Tensor, sites: list[tuple[str, Site, tuple[Plate, ...]]]) -> None:
+def _check_weights(weight: Tensor, run: _Run) -> None:
     """Names the site that makes a weight NaN or +inf. Synchronises with the device, so only validation runs it."""
     if not (weight.isnan() | weight.isposinf()).any():
         return
     infinite = []
-    for program, site, _ in sites:
+    for program, site, _ in run.sites():
         log_prob = weighted_log_prob(site, 1.0)
         if log_prob.isnan().any():
             raise ValueError(
@@ -219,23 +250,26 @@ def _check_weights(weight: Tensor, sites: list[tuple[str, Site, tuple[Plate, ...
     raise ValueError(f"expected finite log weights, got {got} at {quoted(infinite)}")
 
 
-def _check_possible(weight: Tensor, sites: list[tuple[str, Site, tuple[Plate, ...]]], datum: DatumShape) -> None:
+def _check_possible(weight: Tensor, runs: list[_Run]) -> None:
     """Names the sites that make all weights of a datum zero. Synchronises with the device, as above."""
     impossible = weight.isneginf().all(0)
     if not impossible.any():
         return
-    in_all, in_some = [], []
-    for program, site, plates in sites:
-        if site["mask"] is False:
-            continue
-        log_prob = datum.reduce(weighted_log_prob(site, datum.scale), site["name"], plates).expand_as(weight)
-        excluded = log_prob.isposinf() if program == "guide" else log_prob.isneginf()
-        observed = program == "model" and site["is_observed"]
-        name = f"{site['name']} ({'observed in the model' if observed else program})"
-        if (excluded.all(0) & impossible).any():
-            in_all.append(name)
-        elif (excluded & impossible).any():
-            in_some.append(name)
+    excluded: dict[str, Tensor] = {}  # the particles that have weight zero because of a site
+    rows = torch.arange(len(weight)).chunk(len(runs))
+    for run, particles in zip(runs, rows, strict=True):
+        for program, site, plates in run.sites():
+            if site["mask"] is False:
+                continue
+            log_prob = run.datum.reduce(weighted_log_prob(site, run.datum.scale), site["name"], plates)
+            observed = program == "model" and site["is_observed"]
+            name = f"{site['name']} ({'observed in the model' if observed else program})"
+            infinite = log_prob.isposinf() if program == "guide" else log_prob.isneginf()
+            excluded.setdefault(name, torch.zeros_like(weight, dtype=torch.bool))[particles] = run.datum.squeeze(
+                infinite
+            )
+    in_all = [name for name, particles in excluded.items() if (particles.all(0) & impossible).any()]
+    in_some = [name for name, particles in excluded.items() if (particles & impossible).any()]
     where = f"for all particles at {quoted(in_all)}" if in_all else f"for some particles at each of {quoted(in_some)}"
     raise ValueError(
         "expected a particle with a log weight above -inf for every datum, got none of "

@@ -11,18 +11,21 @@ from typing import Any
 
 import torch
 from pyro.infer import ELBO
-from pyro.infer.util import torch_backward
+from pyro.infer.util import is_validation_enabled, torch_backward
 from torch import Tensor
 
 from pyro_sqair.infer.log_weights import LogWeights, log_weights
+from pyro_sqair.infer.particles import compare_particles
 from pyro_sqair.infer.plates import guess_max_plate_nesting
 
 
 class SurrogateELBO(ELBO):
-    """An objective that is defined by a surrogate for each datum, with all particles vectorised.
+    """An objective that is defined by a surrogate for each datum.
 
     Use it with `pyro.infer.SVI`, or as `objective = Estimator(5)(model, guide)`, a module whose call returns the loss.
     """
+
+    _checked = False  # whether the programs have been run by `check_particles`
 
     def surrogate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Shape [*batch]: its value is each datum's bound L, its gradient the estimate of the bound's."""
@@ -44,7 +47,7 @@ class SurrogateELBO(ELBO):
         raise NotImplementedError
 
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} vectorises all particles; see pyro_sqair.infer.log_weights")
+        raise NotImplementedError(f"{type(self).__name__} has no trace of its own; see pyro_sqair.infer.log_weights")
 
 
 class MultiSampleELBO(SurrogateELBO):
@@ -64,23 +67,35 @@ class MultiSampleELBO(SurrogateELBO):
     estimated the same way, without bias where the estimator has none at order 0.
 
     Args:
-        num_particles: K; vectorised in a plate left of all others.
+        num_particles: K.
         max_plate_nesting: number of dimensions of the plates of model and guide; found by a trial run if not given.
         alpha: order of the bound, 0 <= alpha < 1; may be changed between steps, as by `RenyiWarmup`.
+        vectorize_particles: whether to run the programs once, in a plate of K particles left of all others, which adds
+            a dimension on the left of every value; or K times, on the same subsample of the data, for programs that
+            are written for one particle at a time.
 
     Raises:
-        ValueError: if K is not an integer or is below `min_particles`, or alpha is out of range.
+        ValueError: if K is not an integer or is below `min_particles`, or alpha is out of range; when it runs for the
+            first time under Pyro's validation, if `check_particles` finds that the programs cannot be vectorised.
     """
 
     min_particles = 2
     """The smallest valid K."""
 
-    def __init__(self, num_particles: int = 5, max_plate_nesting: float = math.inf, *, alpha: float = 0.0) -> None:
+    def __init__(
+        self,
+        num_particles: int = 5,
+        max_plate_nesting: float = math.inf,
+        *,
+        alpha: float = 0.0,
+        vectorize_particles: bool = True,
+    ) -> None:
         if not isinstance(num_particles, int) or num_particles < self.min_particles:
             name, least = type(self).__name__, self.min_particles
             raise ValueError(f"expected an integer num_particles >= {least} for {name}, got {num_particles}")
         super().__init__(num_particles=num_particles, max_plate_nesting=max_plate_nesting)
         self.alpha = alpha
+        self.vectorize_particles = vectorize_particles  # after Pyro's __init__, where True changes max_plate_nesting
 
     @property
     def alpha(self) -> float:
@@ -130,6 +145,9 @@ class MultiSampleELBO(SurrogateELBO):
     ) -> LogWeights:
         if self.max_plate_nesting == math.inf:
             self.max_plate_nesting = guess_max_plate_nesting(model, guide, args, kwargs)
+        if self.vectorize_particles and not self._checked and is_validation_enabled():
+            compare_particles(model, guide, args, kwargs, int(self.max_plate_nesting))
+            self._checked = True
         return log_weights(
             model,
             guide,
@@ -139,6 +157,7 @@ class MultiSampleELBO(SurrogateELBO):
             max_plate_nesting=int(self.max_plate_nesting),
             with_score=with_score,
             check_possible=True,
+            vectorize_particles=self.vectorize_particles,
         )
 
 

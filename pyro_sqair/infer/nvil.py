@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from pyro.distributions import MaskedDistribution
@@ -17,7 +18,9 @@ from pyro.poutine.trace_struct import Trace
 from torch import Tensor, nn
 
 from pyro_sqair.infer.log_weights import matched_sites, unmasked_score
+from pyro_sqair.infer.particles import compare_particles
 from pyro_sqair.infer.plates import PlatedSite
+from pyro_sqair.infer.runs import vectorised
 
 
 class NVIL(TraceGraph_ELBO):
@@ -38,20 +41,29 @@ class NVIL(TraceGraph_ELBO):
     estimator has a `differentiable_loss`, so that `NVIL()(model, guide)` is a module for a PyTorch optimiser.
 
     Args:
-        num_particles: number of vectorised samples over which the ELBO is averaged. Unlike in `MultiSampleELBO`, more
-            particles do not make the bound tighter: they lower the variance of its estimate.
+        num_particles: number of samples over which the ELBO is averaged. Unlike in `MultiSampleELBO`, more particles do
+            not make the bound tighter: they lower the variance of its estimate.
         max_plate_nesting: number of dimensions of the plates of model and guide; found by a trial run if not given.
+        vectorize_particles: whether to run the programs once, in a plate of particles left of all others, or once for
+            each particle.
 
     Raises:
         ValueError: if `num_particles` is below 1; when it runs, if the sites of model and guide differ, a site is
-            enumerated, a baseline has a wrong shape or, under Pyro's validation, a log-probability is not finite.
+            enumerated, a baseline has a wrong shape or, under Pyro's validation, a log-probability is not finite or
+            `check_particles` finds that the programs cannot be vectorised.
     """
 
-    def __init__(self, num_particles: int = 1, max_plate_nesting: float = math.inf) -> None:
+    _checked = False
+
+    def __init__(
+        self, num_particles: int = 1, max_plate_nesting: float = math.inf, *, vectorize_particles: bool = True
+    ) -> None:
         if num_particles < 1:
             raise ValueError(f"expected num_particles >= 1 for NVIL, got {num_particles}")
         super().__init__(
-            num_particles=num_particles, max_plate_nesting=max_plate_nesting, vectorize_particles=num_particles > 1
+            num_particles=num_particles,
+            max_plate_nesting=max_plate_nesting,
+            vectorize_particles=vectorize_particles and num_particles > 1,
         )
 
     def differentiable_loss(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
@@ -59,8 +71,17 @@ class NVIL(TraceGraph_ELBO):
         elbo, surrogate = self._loss_and_surrogate_loss(model, guide, args, kwargs)
         return surrogate - surrogate.detach() - elbo.detach()
 
+    def _get_vectorized_trace(
+        self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[Trace, Trace]:
+        if not self._checked and is_validation_enabled():
+            compare_particles(model, guide, args, kwargs, int(self.max_plate_nesting) - 1)
+            self._checked = True
+        return super()._get_vectorized_trace(model, guide, args, kwargs)
+
     def _get_trace(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Trace, Trace]:
-        model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
+        with vectorised() if self.vectorize_particles else nullcontext():
+            model_trace, guide_trace = super()._get_trace(model, guide, args, kwargs)
         guide_sites, model_sites = matched_sites(model_trace, guide_trace)
         if is_validation_enabled():
             _check_finite(guide_sites, "guide")

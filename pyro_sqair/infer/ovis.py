@@ -37,17 +37,24 @@ class OVIS(MultiSampleELBO):
         max_plate_nesting: see `MultiSampleELBO`.
         gamma: 0 for no bias, 1 for the lowest variance if the weights are even.
         alpha: see `MultiSampleELBO`.
+        vectorize_particles: see `MultiSampleELBO`.
 
     Raises:
         ValueError: if K < 2, or gamma or alpha is out of range.
     """
 
     def __init__(
-        self, num_particles: int = 5, max_plate_nesting: float = math.inf, gamma: float = 0.0, *, alpha: float = 0.0
+        self,
+        num_particles: int = 5,
+        max_plate_nesting: float = math.inf,
+        gamma: float = 0.0,
+        *,
+        alpha: float = 0.0,
+        vectorize_particles: bool = True,
     ) -> None:
         if not 0 <= gamma <= 1:
             raise ValueError(f"expected 0 <= gamma <= 1, got {gamma}")
-        super().__init__(num_particles, max_plate_nesting, alpha=alpha)
+        super().__init__(num_particles, max_plate_nesting, alpha=alpha, vectorize_particles=vectorize_particles)
         self.gamma = gamma
 
     def signal(self, log_weight: Tensor) -> Tensor:

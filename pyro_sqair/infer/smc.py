@@ -14,6 +14,7 @@ is an unbiased estimate of p(x_{1:T}) for every resampling scheme and threshold 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import pyro
@@ -25,6 +26,7 @@ from torch import Tensor
 
 from pyro_sqair.infer.bounds import effective_sample_size
 from pyro_sqair.infer.log_weights import log_weights
+from pyro_sqair.infer.particles import compare_particles
 from pyro_sqair.infer.resampling import Resampled, Scheme, check_threshold, possible_data, resample, scheme
 from pyro_sqair.infer.states import Ranks, ranks, spread, take
 
@@ -74,6 +76,18 @@ class _NoOtherPlates(Messenger):
                     f"expected no plate inside a step but its own, {SEQUENCES!r}, got {frame.name!r} around site "
                     f"{msg['name']!r}. Make its dimension an event dimension by .to_event(...), or loop over it."
                 )
+
+
+class _Frame(Messenger):
+    """Adds the index of the frame to the names of sites, which may be the same in every frame."""
+
+    def __init__(self, t: int) -> None:
+        super().__init__()
+        self.t = t
+
+    def _process_message(self, msg: Any) -> None:
+        if msg["type"] == "sample":
+            msg["name"] = f"t={self.t}: {msg['name']}"
 
 
 class Filtered(NamedTuple):
@@ -203,9 +217,12 @@ class SMC:
             frames: shape [T, B, ...].
 
         Raises:
-            ValueError: as in `step`, or if there is no frame or no sequence.
+            ValueError: as in `step`, if there is no frame or no sequence or, under Pyro's validation, if
+                `check_particles` finds that the programs cannot be vectorised.
         """
         check_time_first(frames)
+        if is_validation_enabled():
+            check_steps(self.model, self.guide, frames)
         particles = self.init(frames.shape[1])
         increments, sizes = [], []
         for t, frame in enumerate(frames):
@@ -245,6 +262,30 @@ def sample_size(particles: Particles) -> Tensor:
     assert particles.log_weight is not None
     log_weight = particles.log_weight.detach()
     return torch.where(possible_data(log_weight), effective_sample_size(log_weight), 0.0)
+
+
+def check_steps(model: Stepping, guide: Stepping, frames: Tensor) -> None:
+    """`check_particles` on the first three frames: the third continues a state that a step has continued.
+
+    Args:
+        model, guide: see `SMC`.
+        frames: shape [T, B, ...].
+
+    Raises:
+        ValueError: as `check_particles`; the site is named "t=1: z" if its name in the second frame is "z".
+    """
+
+    def unrolled(program: Stepping) -> Callable[[], None]:
+        def run() -> None:
+            with pyro.plate(SEQUENCES, frames.shape[1], dim=-1):
+                state = program.init(frames.shape[1])
+                for t, frame in enumerate(frames[:3]):
+                    with _Frame(t), _NoOtherPlates():
+                        state = program.step(t, state, frame)
+
+        return run
+
+    compare_particles(unrolled(model), unrolled(guide), (), {}, 1)
 
 
 def check_time_first(frames: Tensor) -> None:

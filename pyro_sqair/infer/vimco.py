@@ -28,6 +28,7 @@ class VIMCO(MultiSampleELBO):
         control_variate: the prediction of log w_k: "geometric" is mean_{l != k} log w_l, "arithmetic" is
             log mean_{l != k} w_l.
         alpha: see `MultiSampleELBO`.
+        vectorize_particles: see `MultiSampleELBO`.
 
     Raises:
         ValueError: if K < 2, alpha is out of range or the control variate is unknown.
@@ -40,11 +41,12 @@ class VIMCO(MultiSampleELBO):
         control_variate: ControlVariate = "geometric",
         *,
         alpha: float = 0.0,
+        vectorize_particles: bool = True,
     ) -> None:
         if control_variate not in get_args(ControlVariate):
             kinds = get_args(ControlVariate)
             raise ValueError(f"expected control_variate in {kinds}, got {control_variate!r}")
-        super().__init__(num_particles, max_plate_nesting, alpha=alpha)
+        super().__init__(num_particles, max_plate_nesting, alpha=alpha, vectorize_particles=vectorize_particles)
         self.control_variate: ControlVariate = control_variate
 
     def signal(self, log_weight: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ class RWS(MultiSampleELBO):
                     pixels = [trace.nodes[f"frame_{t}/image"]["value"] for t in range(len(frames))]
                     return (torch.stack(pixels).reshape(frames.shape).clamp(0, 1),)
         alpha: see `MultiSampleELBO`.
+        vectorize_particles: see `MultiSampleELBO`; a dream is one particle in any case.
 
     Raises:
         ValueError: if K is too small, insomnia or alpha is out of range, or a required `dream` is missing.
@@ -69,6 +70,7 @@ class RWS(MultiSampleELBO):
         dream: Dream | None = None,
         *,
         alpha: float = 0.0,
+        vectorize_particles: bool = True,
     ) -> None:
         if not 0 <= insomnia <= 1:
             raise ValueError(f"expected 0 <= insomnia <= 1, got {insomnia}")
@@ -78,7 +80,7 @@ class RWS(MultiSampleELBO):
                 "guide's arguments; or leave insomnia at 1."
             )
         self.min_particles = 2 if insomnia > 0 else 1  # with one particle, v_k = 1 carries no information
-        super().__init__(num_particles, max_plate_nesting, alpha=alpha)
+        super().__init__(num_particles, max_plate_nesting, alpha=alpha, vectorize_particles=vectorize_particles)
         self.insomnia, self.dream = insomnia, dream
 
     def _estimate(self, model: Callable, guide: Callable, args: tuple, kwargs: dict[str, Any]) -> tuple[Tensor, float]:

@@ -15,8 +15,8 @@ from pyro_sqair.data.randomness import isolated
 def rehearse(objective: nn.Module, frames: Tensor, device: torch.device, validate: bool) -> None:
     """Runs the programs once, with Pyro's validation, which is too slow for every step, and restores all state.
 
-    This is also the first call of the estimator, which may run the programs once more to count the plates. In the first
-    step after resuming, this would draw numbers that an uninterrupted run does not draw.
+    This is also the first call of the estimator, which runs the programs more often: it counts plates and checks
+    particles. In the first step after resuming, this would draw numbers that an uninterrupted run does not draw.
 
     Args:
         objective: the estimator of a model and its guide.

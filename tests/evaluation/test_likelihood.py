@@ -77,7 +77,7 @@ def test_bounds_of_fewer_particles_average_groups_of_the_same_ones() -> None:
             draws.append(pyro.sample("z", dist.Normal(frames.new_zeros(7), 1.0)))
 
     result = evaluate_likelihood(model, recording_prior, frames, (5, 3, 2, 1, 7), chunk_particles=4)
-    z = torch.cat(draws[1:])  # the first run finds the plates
+    z = torch.cat(draws[5:])  # after the check of the programs and a run that finds the plates
     log_weight = dist.Normal(z[..., None], 1.0).log_prob(frames.transpose(0, 1).flatten(1)).sum(-1)
     for k, starts in ((5, [0]), (3, [0, 3]), (2, [0, 2, 4]), (1, range(7)), (7, [0])):
         exact = torch.stack([log_weight[i : i + k].exp().mean(0).log() for i in starts]).mean()
@@ -95,7 +95,9 @@ def test_one_pass_over_the_particles_in_bounded_memory(capsys: pytest.CaptureFix
 
     evaluate_likelihood(model, spying_guide, torch.rand(SHAPE), (5, 9), chunk_sequences=3, chunk_particles=2)
     assert max(sizes) == 6
-    assert sum(sizes) == 7 * (9 + 1)  # a trial run of one particle in each chunk of sequences finds the plates
+    # A trial run of one particle in each chunk of sequences finds the plates. In the first chunk, five more check the
+    # programs: a trial run, two vectorised particles, and each of these alone.
+    assert sum(sizes) == 7 * (9 + 1) + 3 * 5
     assert capsys.readouterr().err == ""
 
 

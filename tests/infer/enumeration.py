@@ -19,6 +19,8 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pyro_sqair.infer.plates import PARTICLES
+
 Parameters = tuple[Tensor, ...]
 Values = dict[str, Tensor]
 
@@ -55,7 +57,10 @@ class Pair(Protocol):
 
 
 class Forced(Messenger):
-    """Sets binary draws to given bits, and normal draws to loc + scale * given noise, as if they were sampled."""
+    """Sets binary draws to given bits, and normal draws to loc + scale * given noise, as if they were sampled.
+
+    The first dimension is the particles'. One of several runs, one for each particle, gets the values of its particle.
+    """
 
     def __init__(self, bits: Values, noise: Values) -> None:
         super().__init__()
@@ -64,14 +69,16 @@ class Forced(Messenger):
     def _pyro_sample(self, msg) -> None:
         if msg["done"] or msg["is_observed"]:
             return
+        alone = [frame for frame in msg["cond_indep_stack"] if frame.name == PARTICLES and frame.dim is None]
+        particle = alone[0].counter - 1 if alone else slice(None)
         if msg["name"] in self.bits:
             # A sample carries the provenance that NVIL tracks: the names of the draws that this one depends on.
-            msg["value"], msg["done"] = self.bits[msg["name"]] + 0 * msg["fn"].sample(), True
+            msg["value"], msg["done"] = self.bits[msg["name"]][particle] + 0 * msg["fn"].sample(), True
         elif msg["name"] in self.noise:
             fn = msg["fn"]
             while not hasattr(fn, "loc"):
                 fn = fn.base_dist
-            msg["value"], msg["done"] = fn.loc + fn.scale * self.noise[msg["name"]], True
+            msg["value"], msg["done"] = fn.loc + fn.scale * self.noise[msg["name"]][particle], True
 
 
 class MaskedLate(TorchDistribution):

@@ -7,6 +7,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from enumeration import Forced
 from pyro.infer import ELBO
 from pyro.poutine.plate_messenger import block_plate
 
@@ -27,6 +28,7 @@ X = torch.tensor([0.5, -1.0, 2.0])
 
 WEIGHTED = {
     "VIMCO": lambda: VIMCO(4),
+    "one at a time": lambda: VIMCO(4, vectorize_particles=False),
     "OVIS": lambda: OVIS(4),
     "released": lambda: ReleasedSQAIRSignal(4),
     "no score": lambda: IWAEWithoutScore(4),
@@ -228,16 +230,16 @@ def test_datum_without_possible_particle(weighted):
         assert not weighted.differentiable_loss(model, plain_guide, X).isfinite()  # no check, no synchronisation
 
 
-def test_particles_excluded_at_different_sites():
-    def every_second(first):
-        """-inf for particles `first` and `first + 2`; 0 in the trial run, which has no particles."""
-        excluded = torch.where(torch.arange(4) % 2 == first, -INF, 0.0).unsqueeze(-1).expand(4, 3)
-        return lambda z: excluded if z.dim() == 2 else z * 0
-
-    model = model_with(fine=0.0, odd=every_second(1), even=every_second(0))
-    match = r"for some particles at each of 'odd \(observed in the model\)', 'even \(observed in the model\)'"
-    assert_error(VIMCO(4), model, plain_guide, X, match=match)
-    assert_ok(VIMCO(4), model_with(odd=every_second(1)), plain_guide, X)
+@pytest.mark.parametrize("vectorize", [True, False], ids=["vectorised", "one at a time"])
+def test_particles_excluded_at_different_sites(vectorize):
+    """With two positive and two negative draws for each datum."""
+    estimator = VIMCO(4, 1, vectorize_particles=vectorize)
+    positive = lambda z: torch.where(z > 0, -INF, 0.0)  # noqa: E731
+    negative = lambda z: torch.where(z < 0, -INF, 0.0)  # noqa: E731
+    match = r"for some particles at each of 'up \(observed in the model\)', 'down \(observed in the model\)'"
+    with Forced({}, {"z": torch.tensor([9.0, -9.0, 9.0, -9.0]).unsqueeze(-1).expand(4, 3)}):
+        assert_error(estimator, model_with(fine=0.0, up=positive, down=negative), plain_guide, X, match=match)
+        assert_ok(estimator, model_with(up=positive), plain_guide, X)
 
 
 def test_latent_site_that_excludes_all_particles():

@@ -36,10 +36,11 @@ from pyro_sqair.scene.objects import SceneConfig
 
 
 class TestExpectation:
+    @pytest.mark.parametrize("vectorize", [True, False], ids=["vectorised", "one at a time"])
     @pytest.mark.parametrize("kind", KINDS)
-    def test_mixed_draws(self, kind):
+    def test_mixed_draws(self, kind, vectorize):
         pair, outcomes = mixed(kind)
-        vimco = VIMCO(2, max_plate_nesting=1)
+        vimco = VIMCO(2, max_plate_nesting=1, vectorize_particles=vectorize)
         exact = outcomes.exact(pair)
         # The discrete draws are enumerated, so this holds at each node of the quadrature.
         torch.testing.assert_close(outcomes.estimated(pair, vimco), exact, rtol=0, atol=1e-10)

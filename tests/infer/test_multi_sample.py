@@ -77,28 +77,31 @@ def stated(name: str, outcomes: Outcomes, exact: Tensor, alpha: float) -> Tensor
     return exact
 
 
+@pytest.mark.parametrize("vectorize", [True, False], ids=["vectorised", "one at a time"])
 @pytest.mark.parametrize("pair", PAIRS)
 @pytest.mark.parametrize(("num_particles", "alpha"), CASES)
-def test_expected_gradient(pair, num_particles, alpha):
+def test_expected_gradient(pair, num_particles, alpha, vectorize):
     outcomes = Outcomes(PAIRS[pair], num_particles, data=1 if num_particles == 5 else 2)
     exact = outcomes.exact_gradient(alpha)
     assert exact.abs().min() > 1e-4  # every parameter is tested
     for name, make in ESTIMATORS.items():
-        got = outcomes.estimated_gradient(make(num_particles, alpha=alpha).surrogate)
+        estimator = make(num_particles, alpha=alpha, vectorize_particles=vectorize)
+        got = outcomes.estimated_gradient(estimator.surrogate)
         wanted = stated(name, outcomes, exact, alpha)
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
         if name in BIASED:
             assert (wanted - exact).abs().max() > 1e-3, name
 
 
+@pytest.mark.parametrize("vectorize", [True, False], ids=["vectorised", "one at a time"])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_value_is_the_bound(pair):
+def test_value_is_the_bound(pair, vectorize):
     outcomes = Outcomes(PAIRS[pair], 3)
     particles = outcomes.weighed(outcomes.pair.parameters())
     total = particles.score.sum(0).exp().sum()
     torch.testing.assert_close(total, torch.tensor(2.0, dtype=torch.float64))  # probabilities, of two data
     for (name, make), alpha in itertools.product(ESTIMATORS.items(), (0.0, 0.4)):
-        value = outcomes.estimated_value(make(3, alpha=alpha).surrogate)
+        value = outcomes.estimated_value(make(3, alpha=alpha, vectorize_particles=vectorize).surrogate)
         wanted = bound_by_hand(particles.log_p - particles.log_q, alpha)
         torch.testing.assert_close(value, wanted, rtol=0, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 

@@ -8,9 +8,10 @@ import json
 import re
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-from blinking import assert_identical, log, weights
+from blinking import assert_identical, log, pair, weights
 from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
@@ -194,6 +195,25 @@ def test_pyro_checks_the_programs_before_the_first_step(bench) -> None:
         trainer.run()
     assert_identical(weights(trainer), before)
     assert len(trainer.updater.optimizer.state) == 0
+
+
+def test_programs_that_cannot_be_vectorised_change_no_file(bench) -> None:
+    model, guide = pair()
+
+    def left(frames: Tensor) -> None:
+        with pyro.plate("sequences", frames.shape[1], dim=-1):
+            size = pyro.sample("size", dist.Normal(torch.zeros_like(model.logit), 1.0))
+            pyro.sample("image", dist.Normal(size.flatten()[: frames.shape[1]], 1.0), obs=frames[0, :, 0, 0, 0])
+
+    def prior(frames: Tensor) -> None:
+        with pyro.plate("sequences", frames.shape[1], dim=-1):
+            pyro.sample("size", dist.Normal(torch.zeros_like(model.logit), 1.0))
+
+    model.forward, guide.forward = left, prior
+    trainer = bench.trainer(pair=(model, guide))
+    with pytest.raises(ValueError, match="particle 1 .* at site 'image' of the model.*vectorize_particles=False"):
+        trainer.run()
+    assert [path.name for path in trainer.out.iterdir()] == [".lock"]
 
 
 def test_invalid_arguments(bench) -> None:
