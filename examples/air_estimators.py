@@ -8,9 +8,9 @@ import time
 import pyro
 import pyro.distributions as dist
 import torch
-import tyro
 from torch import Tensor, nn
 
+from pyro_sqair.cli import run
 from pyro_sqair.data import MovingDigits, embedded_digits, gentle_motion
 from pyro_sqair.infer import OVIS, RWS, VIMCO
 
@@ -77,4 +77,4 @@ def main(seconds: float = 90.0) -> None:  # CPU time for each estimator
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    raise SystemExit(run(main))

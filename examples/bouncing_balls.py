@@ -14,14 +14,13 @@ import dataclasses
 from pathlib import Path
 from typing import Literal
 
-import torch
-import tyro
-
+from pyro_sqair.cli import run
 from pyro_sqair.data.atomic import write_json
 from pyro_sqair.evaluation import simulate
 from pyro_sqair.experiments import BallVideos, preset
 from pyro_sqair.experiments.report import validate
 from pyro_sqair.scene import with_slots
+from pyro_sqair.training.device import set_threads
 from pyro_sqair.viz import draw_comparison, draw_errors, draw_prediction
 
 SUFFIX = {"none": "", "interaction": "-in", "memory": "-rmc"}
@@ -52,7 +51,7 @@ def main(
         seen: frames that the guide sees, of ten
         sequences: held-out sequences to evaluate on
     """
-    torch.set_num_threads(threads or torch.get_num_threads())
+    set_threads(threads)
     results, table = {}, [f"{'nats a frame, pixels':33}" + "".join(f"{name:>16}" for name in COLUMNS)]
     for kind in relations:
         preset_name = {"small": "small-balls", "full": "balls"}[size] + SUFFIX[kind]
@@ -77,4 +76,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    raise SystemExit(run(main))

@@ -12,12 +12,13 @@ from pathlib import Path
 import pyro
 import pyro.distributions as dist
 import torch
-import tyro
 
+from pyro_sqair.cli import run
 from pyro_sqair.evaluation import simulate
 from pyro_sqair.experiments import BallVideos, preset
 from pyro_sqair.models import GRUPriorConfig
 from pyro_sqair.nn.networks import positive_scale
+from pyro_sqair.training.device import set_threads
 from pyro_sqair.viz import draw_errors
 
 BASE = preset("small-balls")
@@ -41,8 +42,7 @@ class Physics(torch.nn.Module):
         memory = observed.new_zeros(*observed.shape[:-1], observed.shape[-1] + 3) if memory is None else memory
         expected, velocity, age = memory.split([observed.shape[-1], 2, 1], -1)
         expected = torch.where(age > 0, expected, observed)
-        gain = self.gain.sigmoid()[age.clamp(1, 3).long().squeeze(-1) - 1]
-        innovation = observed - expected
+        gain, innovation = self.gain.sigmoid()[age.clamp(1, 3).long().squeeze(-1) - 1], observed - expected
         state = expected + gain[..., :1] * innovation
         velocity = velocity + gain[..., 1:] * innovation[..., 2:4]
         ahead = state[..., 2:4] + velocity  # from -1 to 1 across the frame
@@ -60,7 +60,7 @@ def main(
     steps: int = 1500, out: Path = Path("runs/prior"), device: str = "auto", threads: int | None = None, seed: int = 0
 ) -> None:
     """Trains with either prior, and compares what they predict after four frames."""
-    torch.set_num_threads(threads or torch.get_num_threads())
+    set_threads(threads)
     system = replace(BASE.system, propagation=GRUPriorConfig())  # the paper's prior
     experiment = replace(BASE, videos=VIDEOS, scene=replace(BASE.scene, num_slots=2), system=system, test_frames=14)
     experiment = experiment.with_training(steps=steps, seed=seed)
@@ -77,4 +77,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    raise SystemExit(run(main))

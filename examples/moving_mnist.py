@@ -13,11 +13,10 @@ The same command continues an interrupted run; for a finished one it only evalua
 
 from pathlib import Path
 
-import torch
-import tyro
-
 import pyro_sqair
+from pyro_sqair.cli import run
 from pyro_sqair.experiments.report import write_report
+from pyro_sqair.training.device import set_threads
 
 
 def main(
@@ -42,7 +41,7 @@ def main(
         seed: of the initial weights, the data and all draws
         sequences: held-out sequences to evaluate on
     """
-    torch.set_num_threads(threads or torch.get_num_threads())
+    set_threads(threads)
     experiment = pyro_sqair.preset(preset).with_training(steps=steps, seed=seed)
     experiment.train(out, device=device, mnist=mnist)
     run = pyro_sqair.load(out, device)  # the experiment, its model and its guide: the folder is enough, at any time
@@ -50,4 +49,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    raise SystemExit(run(main))

@@ -12,12 +12,13 @@ An ablation is another object passed in. The same command continues where it sto
 from pathlib import Path
 
 import torch
-import tyro
 
+from pyro_sqair.cli import run
 from pyro_sqair.experiments import preset
 from pyro_sqair.experiments.report import evaluate
 from pyro_sqair.guides import PropagationGuide, SQAIRGuide, WholeImage
 from pyro_sqair.training import read_log
+from pyro_sqair.training.device import set_threads
 
 COLUMNS = ("count accuracy", "identity switches", "milliseconds a step")  # validation included
 
@@ -40,7 +41,7 @@ def main(
         seed: of the initial weights, the data and all draws
         sequences: held-out sequences to evaluate on
     """
-    torch.set_num_threads(threads or torch.get_num_threads())
+    set_threads(threads)
     experiment = preset("embedded-digits").with_training(steps=steps, seed=seed)
     test = experiment.held_out(sequences)
 
@@ -61,4 +62,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    raise SystemExit(run(main))

@@ -68,10 +68,15 @@ class FixedCount(nn.Module):
     Args:
         first: nats per object in the first frame.
         later: nats per object in later frames.
+
+    Raises:
+        ValueError: if a cost is not from 0 to 1e6 nats. Float32 resolves a nat in the cost of several such objects.
     """
 
     def __init__(self, first: float, later: float) -> None:
         super().__init__()
+        if not all(0 <= cost <= 1e6 for cost in (first, later)):
+            raise ValueError(f"expected costs of objects from 0 to 1e6 nats, got {first} and {later}")
         self.costs = (first, later)
 
     def forward(self, propagated: Objects, first: bool) -> Tensor:

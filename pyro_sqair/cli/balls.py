@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -36,7 +36,7 @@ class Balls:
 
     out: tyro.conf.Positional[Path]
     """the folder"""
-    balls: BallsConfig = field(default_factory=four_balls)
+    balls: Annotated[BallsConfig, tyro.conf.arg(name="")] = field(default_factory=four_balls)
     generalise_balls: tuple[int, int] = (6, 8)
     """fewest and most balls in generalise.h5"""
     train: int = 50000

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -29,7 +30,7 @@ class Digits:
 
     out: tyro.conf.Positional[Path]
     """the folder"""
-    motion: MotionConfig = field(default_factory=gentle_motion)
+    motion: Annotated[MotionConfig, tyro.conf.arg(name="")] = field(default_factory=gentle_motion)
     train: int = 20000
     """sequences in train.h5; 0 for none"""
     test: int = 2000
@@ -51,7 +52,7 @@ class Mnist:
 
     out: tyro.conf.Positional[Path]
     """the folder"""
-    motion: MotionConfig = field(default_factory=published_motion)
+    motion: Annotated[MotionConfig, tyro.conf.arg(name="")] = field(default_factory=published_motion)
     mnist: Path | None = None
     """folder with the four .gz files of MNIST; by default they are downloaded once"""
     train: int = 60000

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 import tyro
 
 from pyro_sqair.experiments import Experiment, FileVideos, file_experiment
+from pyro_sqair.training.device import set_threads
 
 
 @dataclass
@@ -63,9 +63,9 @@ class Train:
     def __call__(self) -> None:
         from pyro_sqair.experiments.report import write_report  # imports SciPy and matplotlib
 
-        if self.sequences < 1 or (self.threads is not None and self.threads < 1):
-            raise ValueError(f"expected sequences and threads of at least 1, got {self.sequences} and {self.threads}")
-        torch.set_num_threads(self.threads or torch.get_num_threads())
+        if self.sequences < 1:
+            raise ValueError(f"expected sequences of at least 1, got {self.sequences}")
+        set_threads(self.threads)
         run = self.experiment().train(self.folder, device=self.device)
         write_report(run, self.folder, self.sequences)
 

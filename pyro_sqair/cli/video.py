@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -21,7 +22,7 @@ class Video:
     """a video file, or a folder of images"""
     out: tyro.conf.Positional[Path]
     """the training file, OUT.h5; the validation file is OUT-val.h5 in the same folder"""
-    video: VideoConfig = field(default_factory=VideoConfig)
+    video: Annotated[VideoConfig, tyro.conf.arg(name="")] = field(default_factory=VideoConfig)
     ground_truth: Path | None = None
     """MOTChallenge file of boxes; they become the ground truth of the sequences"""
     overwrite: bool = False

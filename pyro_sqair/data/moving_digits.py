@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pyro_sqair.data.digits import DigitImages
-from pyro_sqair.data.sequences import Sequences, check_draw, from_uint8, place_objects, require
+from pyro_sqair.data.sequences import LARGEST_SIDE, Sequences, check_draw, from_uint8, place_objects, require
 
 _MAX_REDRAWS = 1000
 
@@ -21,15 +21,17 @@ class MotionConfig:
     """Number and motion of the digits. Distances are in pixels and times in frames; the axes are independent.
 
     Attributes:
-        canvas: side of the square frame.
+        canvas: side of the square frame; at most 512.
         min_digits: fewest digits in a sequence.
         max_digits: most digits in a sequence; all numbers from `min_digits` to this one are equally likely.
-        max_speed: bound on the absolute velocity; the initial velocity is uniform within it.
+        max_speed: bound on the absolute velocity; the initial velocity is uniform within it. At most 1e6, as
+            the next two.
         max_acceleration: the same for the acceleration.
         acceleration_noise: standard deviation of the noise added to the acceleration in every frame.
         leaves_frame: the top-left corner is reflected at 0 and, if True, at `canvas`, so that digits leave at the right
             and the bottom and return; if False, at `canvas` minus the size of the digit, so that they stay.
-        tries: positions tried for a digit in the first frame before the whole sequence is drawn again.
+        tries: positions tried for a digit in the first frame before the whole sequence is drawn again; at
+            most 1000.
     """
 
     canvas: int = 50
@@ -42,13 +44,15 @@ class MotionConfig:
     tries: int = 5
 
     def __post_init__(self) -> None:
-        require(min(self.canvas, self.tries) >= 1, "canvas and tries of at least 1", f"{self.canvas} and {self.tries}")
+        valid = 1 <= self.canvas <= LARGEST_SIDE and 1 <= self.tries <= _MAX_REDRAWS
+        expected = f"canvas from 1 to {LARGEST_SIDE} and tries from 1 to {_MAX_REDRAWS}"
+        require(valid, expected, f"{self.canvas} and {self.tries}")
         low, high = self.min_digits, self.max_digits
         valid = 0 <= low <= high and high >= 1
         require(valid, "0 <= min_digits <= max_digits and max_digits >= 1", f"{low} and {high}")
         for name in ("max_speed", "max_acceleration", "acceleration_noise"):
             value = getattr(self, name)
-            require(0.0 <= value < float("inf"), f"a finite {name} of at least 0", value)
+            require(0.0 <= value <= 1e6, f"{name} from 0 to 1e6, where float32 resolves a pixel", value)
 
 
 def published_motion() -> MotionConfig:

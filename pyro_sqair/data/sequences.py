@@ -12,6 +12,8 @@ from torch import Tensor
 
 # Sequences drawn at a time; another size would give other sequences for the same seed.
 _CHUNK = 250
+# Of generated frames, pixels; the published ones have 50 and 64. A chunk of larger ones takes many gigabytes.
+LARGEST_SIDE = 512
 # A single product, so that all devices and NumPy give the same float32 for the same byte.
 _STEP = 1.0 / 255.0
 

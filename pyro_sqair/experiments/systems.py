@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -28,7 +29,7 @@ from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, conv_vrnn
 from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolutions
 from pyro_sqair.nn.networks import NoContext, SetEncoder
 from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
-from pyro_sqair.scene.objects import SceneConfig
+from pyro_sqair.scene.objects import LARGEST_SIZE, SceneConfig
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,9 @@ class SQAIRSystem:
         convolutions: sizes of the convolutional networks (CONV-SQAIR); None for perceptrons.
         relations: effects of objects on each other (R-SQAIR); None for SQAIR.
         propagation: the propagation prior.
+
+    Raises:
+        ValueError: if a size is not from 1 to 4096, or a cost or ``output_scale`` is not valid.
     """
 
     hidden_size: int = 256
@@ -53,6 +57,11 @@ class SQAIRSystem:
     convolutions: ConvolutionConfig | None = None
     relations: InteractionConfig | MemoryCoreConfig | None = None
     propagation: GRUPriorConfig | RandomWalkConfig | GuidedWalkConfig = field(default_factory=GRUPriorConfig)
+
+    def __post_init__(self) -> None:
+        _check_networks(self)
+        if self.object_costs is not None:
+            FixedCount(*self.object_costs)
 
     def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
         """A model and its guide, which share the encoder of propagated objects and the relations."""
@@ -85,12 +94,19 @@ class AIRSystem:
         decoder_size: units of the glimpse decoder; None for ``hidden_size``.
         output_scale: initial value of the learned scale of the decoder's output.
         success: ratio p(D + 1) / p(D) of the geometric prior on the number of objects.
+
+    Raises:
+        ValueError: if a size is not from 1 to 4096, or ``output_scale`` or ``success`` is not valid.
     """
 
     hidden_size: int = 256
     decoder_size: int | None = None
     output_scale: float = 0.25
     success: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_networks(self)
+        GeometricCount(self.success)
 
     def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
         """A model and its guide, with the networks of SQAIR's discovery."""
@@ -140,6 +156,14 @@ def convolutions_for(glimpse_size: tuple[int, int]) -> ConvolutionConfig:
     if (height, width) == (28, 12):
         return pedestrian_convolutions()
     return replace(ConvolutionConfig(), decoder_start=(height // 4, width // 4))
+
+
+def _check_networks(system: SQAIRSystem | AIRSystem) -> None:
+    for name in ("hidden_size", "decoder_size"):
+        if (size := getattr(system, name)) is not None and not 1 <= size <= LARGEST_SIZE:
+            raise ValueError(f"expected {name} from 1 to {LARGEST_SIZE}, got {size}")
+    if not math.isfinite(system.output_scale):
+        raise ValueError(f"expected a finite output_scale, got {system.output_scale}")
 
 
 System = SQAIRSystem | AIRSystem | VRNNSystem

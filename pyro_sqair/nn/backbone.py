@@ -45,8 +45,8 @@ class VRNNConfig:
             raise ValueError(f"expected sizes of at least 1, got {self}")
         if len(self.maps) != len(self.strides):
             raise ValueError(f"expected as many strides as maps, got {self.strides} and {self.maps}")
-        if not self.std > 0:
-            raise ValueError(f"expected a positive standard deviation, got {self.std}")
+        if not 0 < self.std < math.inf:
+            raise ValueError(f"expected a positive, finite standard deviation, got {self.std}")
 
     def mlp(self, input_size: int, output_size: int | None = None) -> MLP:
         """A perceptron of these sizes."""

@@ -13,20 +13,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Of slots, latents and units, many times the published sizes. Larger ones do not fit in memory, where PyTorch's error
+# does not name the setting, or the system kills the process.
+LARGEST_SIZE = 4096
+
 
 @dataclass(frozen=True)
 class SceneConfig:
     """Sizes that a model and its guide share.
 
     Attributes:
-        num_slots: the maximum number N of objects in a frame.
-        what_dim: the dimension D of ``what``.
+        num_slots: the maximum number N of objects in a frame; at most 4096.
+        what_dim: the dimension D of ``what``; at most 4096.
         channels: C, 1 for grey and 3 for colour.
         image_size: (H, W) in pixels.
         glimpse_size: (h, w) in pixels.
-        object_size: expected (h, w) in pixels of the box of a new object; None to learn it.
+        object_size: expected (h, w) in pixels of the box of a new object, each at least 1; None to learn it.
         object_size_std: standard deviation of the scale logits of a new object around ``object_size``. For small boxes
-            it is close to the standard deviation of the log size.
+            it is close to the standard deviation of the log size. From 1e-4 to 10, so that densities and scales are
+            finite in float32.
     """
 
     num_slots: int = 3
@@ -44,14 +49,20 @@ class SceneConfig:
                 raise ValueError(f"expected {name} to be (height, width), got {size!r}")
         if min(self.num_slots, self.what_dim, self.channels, *self.image_size, *self.glimpse_size) < 1:
             raise ValueError(f"expected sizes of at least 1, got {self}")
+        if max(self.num_slots, self.what_dim) > LARGEST_SIZE:
+            got = f"{self.num_slots} and {self.what_dim}"
+            raise ValueError(f"expected num_slots and what_dim of at most {LARGEST_SIZE}, got {got}")
         if any(g > s for g, s in zip(self.glimpse_size, self.image_size, strict=True)):
             raise ValueError(f"expected a glimpse no larger than the image {self.image_size}, got {self.glimpse_size}")
         if self.object_size is not None and not all(
-            0 < o < s for o, s in zip(self.object_size, self.image_size, strict=True)
+            1 <= o < s for o, s in zip(self.object_size, self.image_size, strict=True)
         ):
-            raise ValueError(f"expected objects smaller than the image {self.image_size}, got {self.object_size}")
-        if not 0 < self.object_size_std < math.inf:
-            raise ValueError(f"expected a standard deviation of the object size above 0, got {self.object_size_std}")
+            raise ValueError(
+                f"expected object_size of at least a pixel and smaller than the image {self.image_size}, "
+                f"got {self.object_size}"
+            )
+        if not 1e-4 <= self.object_size_std <= 10:
+            raise ValueError(f"expected object_size_std from 1e-4 to 10, got {self.object_size_std}")
 
     @property
     def box(self) -> tuple[float, float, float, float] | None:

@@ -61,9 +61,11 @@ class TrainingConfig:
             _expect(_is_int(getattr(self, name), 1), f"{name} to be a positive integer", getattr(self, name))
         for name in ("warmup_steps", "seed"):
             _expect(_is_int(getattr(self, name), 0), f"{name} to be an integer, 0 or more", getattr(self, name))
+        _expect(self.steps <= 2**53, "steps of at most 2**53, up to which the schedules are exact", self.steps)
         _expect(self.seed < 2**63, "seed to be below 2**63", self.seed)
         for name in ("learning_rate", "final_learning_rate"):
-            _expect(_is_positive(getattr(self, name)), f"{name} to be positive", getattr(self, name))
+            # Either optimiser changes most weights by about the rate in a step.
+            _expect(0 < getattr(self, name) <= 1, f"{name} to be positive and at most 1", getattr(self, name))
         _expect(self.optimizer in ("adam", "rmsprop"), "optimizer 'adam' or 'rmsprop'", self.optimizer)
         _expect(0 <= self.momentum < 1, "momentum in [0, 1)", self.momentum)
         _expect(0 <= self.ema_decay < 1, "ema_decay in [0, 1)", self.ema_decay)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from pyro_sqair.data.atomic import atomic_path
 from pyro_sqair.training.comparison import check_same, check_tensors
 
-FORMAT = 1
+FORMAT = 2
 
 
 def save_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mapping[str, Any], step: int) -> None:
@@ -35,7 +35,7 @@ def save_weights(path: Path, model: nn.Module, guide: nn.Module, identity: Mappi
         step: the number of updates so far.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _weights(model, guide).items()}
-    header = {"format": FORMAT, "step": step, "model": dict(identity), "checksum": _checksum(tensors)}
+    header = {"format": FORMAT, "step": step, "model": dict(identity), "checksum": _checksum(tensors, step)}
     with atomic_path(path) as temporary:
         temporary.write_bytes(save(tensors, {name: json.dumps(value) for name, value in header.items()}))
 
@@ -46,7 +46,7 @@ class Header(NamedTuple):
     Attributes:
         step: the number of updates after which they were saved.
         identity: of model and guide.
-        checksum: of the tensors.
+        checksum: of the tensors and the step.
     """
 
     step: int
@@ -94,7 +94,7 @@ def load_weights(path: str | Path, model: nn.Module, guide: nn.Module, identity:
     check_same("the settings of this run", identity, header.identity, path)
     weights, stored = _weights(model, guide), load_file(path)
     check_tensors("the weights of this model", weights, stored, path)
-    if _checksum(stored) != header.checksum:
+    if _checksum(stored, header.step) != header.checksum:
         raise ValueError(f"expected weights with the stored checksum, got damaged weights in {path}")
     for name, weight in weights.items():
         weight.copy_(stored[name])
@@ -109,8 +109,8 @@ def _weights(model: nn.Module, guide: nn.Module) -> dict[str, Tensor]:
     return {name: named[name] for name in first.values()}
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, Tensor], step: int) -> str:
+    digest = hashlib.sha256(f"{step} ".encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} ".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())

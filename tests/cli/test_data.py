@@ -184,6 +184,18 @@ class TestRefusals:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["train.h5", "train.png"]
         assert (tmp_path / "train.png").read_text() == "mine"
 
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ("digits out --canvas 0", "expected canvas from 1 to 512 and tries from 1 to 1000, got 0 and 5"),
+            ("mnist out --max-speed nan", "expected max_speed from 0 to 1e6, where float32 resolves a pixel, got nan"),
+            ("balls out --masses 0 1", "expected finite, positive masses, got (0.0, 1.0)"),
+            ("video in out.h5 --blur -1", "expected a finite blur of at least 0, got -1.0"),
+        ],
+    )
+    def test_settings(self, run: Run, arguments: str, message: str) -> None:
+        assert run(*arguments.split()) == (1, "", f"pyro-sqair: {message}\n")
+
     @pytest.mark.parametrize("command", ["info", "show"])
     def test_missing_and_other_files(self, tmp_path: Path, run: Run, command: str) -> None:
         status, _, err = run(command, tmp_path / "none.h5")

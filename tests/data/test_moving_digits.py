@@ -190,13 +190,16 @@ def test_the_generator_determines_the_sequences_and_short_ones_are_prefixes(moti
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"canvas": 0}, "canvas and tries of at least 1, got 0"),
-        ({"tries": 0}, "canvas and tries of at least 1, got 50 and 0"),
+        ({"canvas": 0}, "canvas from 1 to 512 .* got 0 and 5"),
+        ({"canvas": 2**31}, "canvas from 1 to 512 .* got 2147483648 and 5"),
+        ({"tries": 0}, "tries from 1 to 1000, got 50 and 0"),
+        ({"tries": 10**30}, "tries from 1 to 1000, got 50 and 1000"),
         ({"min_digits": 3}, "min_digits <= max_digits .* got 3 and 2"),
         ({"max_digits": 0}, "max_digits >= 1, got 0 and 0"),
-        ({"max_speed": -1.0}, "finite max_speed of at least 0, got -1.0"),
-        ({"max_acceleration": math.inf}, "finite max_acceleration"),
-        ({"acceleration_noise": math.nan}, "finite acceleration_noise of at least 0, got nan"),
+        ({"max_speed": -1.0}, "max_speed from 0 to 1e6, .* got -1.0"),
+        ({"max_acceleration": math.inf}, "max_acceleration from 0 to 1e6, .* got inf"),
+        ({"acceleration_noise": math.nan}, "acceleration_noise from 0 to 1e6, .* got nan"),
+        ({"max_speed": 1e308}, "max_speed from 0 to 1e6, .* got 1e[+]308"),
         ({"canvas": 8}, "digits of at most 8 px, the canvas, got 9 px"),
         ({"max_digits": 13}, "at least 13 digit images, got 12"),
         (

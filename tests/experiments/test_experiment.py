@@ -103,8 +103,8 @@ class TestLoad:
     @pytest.mark.parametrize(
         ("old", "new", "message"),
         [
-            ('"hidden_size": 4', '"hidden_size": 0', "system.hidden_size: expected 0, got 4"),
-            ('"hidden_size": 4', f'"hidden_size": {10**20}', "system.hidden_size: expected 1000"),
+            ('"hidden_size": 4', '"hidden_size": 5', "system.hidden_size: expected 5, got 4"),
+            ('"hidden_size": 4', f'"hidden_size": {10**20}', "experiment.system: expected hidden_size from 1 .*json"),
             ('"max_speed": 10.0', '"max_speed": 9.0', "videos.motion.max_speed: expected 9.0, got 10.0"),
             ('"learning_rate": 0.001', '"learning_rate": 0.1', "training.learning_rate: expected 0.1, got 0.001"),
             ('"ema_decay": 0.5', f'"ema_decay": {10**400}', "experiment.json"),

@@ -4,6 +4,7 @@
 """The model, guide and data of every preset fit together, and the parts of a system follow its settings."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from pyro_sqair.models import (
     RandomWalkConfig,
     RandomWalkPrior,
 )
+from pyro_sqair.nn.backbone import VRNNConfig
 from pyro_sqair.nn.convolutions import ConvolutionConfig
 from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 
@@ -96,6 +98,24 @@ def test_digits_fit_the_programs(name, split, request):
     assert batch.frames.shape == (2, 3, chosen.scene.channels, *chosen.scene.image_size)
     assert batch.count.max() <= chosen.scene.num_slots
     check_sites(*chosen.programs(), batch.frames)
+
+
+@pytest.mark.parametrize(
+    ("system", "settings", "message"),
+    [
+        *((kind, {"hidden_size": size}, f"hidden_size from 1 to 4096, got {size}")
+          for kind in (SQAIRSystem, AIRSystem) for size in (0, -1, 4097, 10**30)),
+        (SQAIRSystem, {"decoder_size": 0}, "decoder_size from 1 to 4096, got 0"),
+        (AIRSystem, {"output_scale": math.nan}, "a finite output_scale, got nan"),
+        (AIRSystem, {"success": 0.0}, "success above 0 and at most 1, got 0.0"),
+        *((SQAIRSystem, {"object_costs": costs}, rf"costs of objects from 0 to 1e6 nats, got {costs[0]} and {costs[1]}")
+          for costs in ((-1.0, 5.0), (5.0, math.nan), (math.inf, 5.0), (2e6, 0.0))),
+        (VRNNConfig, {"std": math.inf}, "a positive, finite standard deviation, got inf"),
+    ],
+)  # fmt: skip
+def test_invalid_settings_of_systems(system, settings, message):
+    with pytest.raises(ValueError, match=f"expected {message}"):
+        system(**settings)
 
 
 def test_unknown_digits():

@@ -199,13 +199,18 @@ class TestSceneConfig:
             ({"glimpse_size": (-1, 20)}, "expected sizes of at least 1, got"),
             ({"glimpse_size": (20, 51)}, r"no larger than the image \(50, 50\), got \(20, 51\)"),
             ({"glimpse_size": (51, 20)}, r"no larger than the image \(50, 50\), got \(51, 20\)"),
+            (
+                {"num_slots": 10**30},
+                "expected num_slots and what_dim of at most 4096, got 1000",
+            ),
+            ({"what_dim": 4097}, "expected num_slots and what_dim of at most 4096, got 3 and 4097"),
             *(
-                ({"object_size": size}, r"expected objects smaller than the image \(50, 50\), got \(")
-                for size in ((0, 10), (10, 50), (50, 10), (-1, 5))
+                ({"object_size": size}, r"at least a pixel and smaller than the image \(50, 50\), got \(")
+                for size in ((0, 10), (10, 50), (50, 10), (-1, 5), (math.nan, 5), (5, 1e-300))
             ),
             *(
-                ({"object_size_std": std}, f"standard deviation of the object size above 0, got {std}")
-                for std in (0.0, -1.0, math.inf, math.nan)
+                ({"object_size_std": std}, rf"expected object_size_std from 1e-4 to 10, got {re.escape(str(std))}")
+                for std in (0.0, -1.0, 1e-320, 1e30, math.inf, math.nan)
             ),
             *(
                 ({name: size}, rf"expected {name} to be \(height, width\), got {re.escape(repr(size))}")

@@ -80,7 +80,7 @@ def test_wrong_bits_are_found(path: Path) -> None:
         before = copy.deepcopy(other)
         try:
             load(path, other)
-            assert same(other, pair)  # a bit that the weights do not depend on, such as one of padding or of the step
+            assert same(other, pair)  # a bit that the weights do not depend on, such as one of padding
         except ValueError as error:
             assert "weights.safetensors" in str(error)
             assert same(other, before)
@@ -127,10 +127,11 @@ def test_foreign_files(path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "value", "message"),
     [
-        ("format", "2", "expected weights of format 1, got 2"),
+        ("format", "1", "expected weights of format 2, got 1"),
         ("format", "true", "without valid format"),
         ("step", '"x"', "without valid step"),
         ("step", "null", "without valid step"),
+        ("step", "8", "the stored checksum"),
         ("model", "[1]", "without valid model"),
         ("model", "[" * 10_000, "damaged or foreign"),
         ("checksum", "3", "without valid checksum"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_sqair.data.balls.ball_rendering import footprint_side, footprints, paint
 from pyro_sqair.data.balls.collisions import Motion, pairs, simulate
-from pyro_sqair.data.sequences import Sequences, check_draw, from_uint8, place_objects, require
+from pyro_sqair.data.sequences import LARGEST_SIDE, Sequences, check_draw, from_uint8, place_objects, require
 
 _MAX_REDRAWS = 1000
 # Placements per redraw: up to _TRIES, fewer if there are many pairs of balls, to bound memory.
@@ -49,7 +49,7 @@ class BallsConfig:
     a unit for all balls together in a box of 10, converted to 4 balls and 64 pixels.
 
     Attributes:
-        box: side of the square box in which the balls move.
+        box: side of the square box in which the balls move; at most 512.
         crop: side of the central square that is the frame, which balls can leave and enter; None for the whole box.
         min_balls: minimum number of balls in a sequence.
         max_balls: maximum number of balls in a sequence; the number is uniform between the two.
@@ -78,8 +78,8 @@ class BallsConfig:
     def __post_init__(self) -> None:
         box, crop, low, high = self.box, self.crop, self.min_balls, self.max_balls
         radii, masses, colours = self.radii, self.masses, self.colours
-        valid = box >= 1 and (crop is None or 1 <= crop <= box)
-        require(valid, "box >= 1 and crop None or from 1 to box", f"{box} and {crop}")
+        valid = 1 <= box <= LARGEST_SIDE and (crop is None or 1 <= crop <= box)
+        require(valid, f"box from 1 to {LARGEST_SIDE} and crop None or from 1 to box", f"{box} and {crop}")
         valid = 0 <= low <= high and high >= 1
         require(valid, "0 <= min_balls <= max_balls and max_balls >= 1", f"{low} and {high}")
         kinds = len(radii) == len(masses) and radii

@@ -193,7 +193,8 @@ def test_a_sequence_may_have_no_ball_and_balls_may_stand_still():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"box": 0}, "box >= 1 .* got 0 and 50"),
+        ({"box": 0}, "box from 1 to 512 .* got 0 and 50"),
+        ({"box": 10**30}, "box from 1 to 512 .* got 1000"),
         ({"crop": 65}, "crop None or from 1 to box, got 64 and 65"),
         ({"min_balls": 5}, "min_balls <= max_balls .* got 5 and 4"),
         ({"min_balls": -1}, "0 <= min_balls .* got -1 and 4"),
