@@ -10,6 +10,7 @@ log p(z) over the guide's draws maximises the ELBO, and no images are needed.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,6 +115,7 @@ def fit_prior(
         progress=progress,
     )
     if not trainer.complete():
+        print("the same call or command continues it", file=sys.stderr)
         raise Interrupted
     load_weights(trainer.folder.weights, replay, nn.Identity(), trainer.identity)  # averaged, if there is an average
     return score_prior(prior, held_out)
