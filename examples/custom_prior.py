@@ -28,10 +28,10 @@ D, SEEN, WALL = preset("small-balls").scene.what_dim, 4, 1 - 2 * 4 / 48  # WALL:
 class Physics(torch.nn.Module):
     """Balls move straight and keep their size and appearance; walls reflect them; they pass through each other."""
 
-    def __init__(self, wall: float = WALL) -> None:
+    def __init__(self, what_dim: int = D, wall: float = WALL) -> None:
         super().__init__()
         self.wall = wall
-        self.scales = torch.nn.Parameter(torch.full((4 + D,), -3.0))  # before positive_scale
+        self.scales = torch.nn.Parameter(torch.full((4 + what_dim,), -3.0))  # before positive_scale
         self.gain = torch.nn.Parameter(torch.zeros(2, 2))  # of centre and velocity, at age 1, and 2 or more
 
     def forward(self, previous, memory, slots):
@@ -62,7 +62,7 @@ def main(steps: int = 1500, fit: int = 1000, out: Path = Path("runs/prior"), thr
     bank, test, errors = draw_bank(guide, experiment.source("train")), experiment.held_out(128), {}
     torch.manual_seed(0)
     walk, still = GuidedWalkConfig(scale_bias=-3.0), RandomWalkConfig(scale_bias=-3.0)
-    priors = {"random walk": still.build(D, 128), "GRU": walk.build(D, 128), "constant velocity": Physics(float("inf"))}
+    priors = {"random walk": still.build(D, 128), "GRU": walk.build(D, 128), "constant velocity": Physics(D, torch.inf)}
     priors |= {"GRU, relations": walk.build(D, 128, MemoryCoreConfig().build(D)), "physics": Physics()}
     rows = [f"{'':20}{'log p':>15}{'one future':>12}{'mean of ten':>12}  pixels, after {SEEN} frames"]
     for name, prior in priors.items():
