@@ -11,6 +11,7 @@ from pyro_sqair.models.discovery import (
     GeometricCount,
     SizedWhere,
 )
+from pyro_sqair.models.given import given_discovery, given_propagation
 from pyro_sqair.models.propagation import (
     GRUPriorConfig,
     GRUPropagationPrior,
@@ -20,7 +21,7 @@ from pyro_sqair.models.propagation import (
     RandomWalkPrior,
 )
 from pyro_sqair.models.renderer import Renderer, conv_renderer, mlp_renderer
-from pyro_sqair.models.sqair import SQAIR
+from pyro_sqair.models.sqair import SQAIR, ScenePrior
 from pyro_sqair.models.vrnn import VRNN
 
 __all__ = [
@@ -38,7 +39,10 @@ __all__ = [
     "RandomWalkConfig",
     "RandomWalkPrior",
     "Renderer",
+    "ScenePrior",
     "SizedWhere",
     "conv_renderer",
+    "given_discovery",
+    "given_propagation",
     "mlp_renderer",
 ]

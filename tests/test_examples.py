@@ -16,7 +16,7 @@ SMALL = {
     "moving_mnist.py": ["--steps", "2", "--sequences", "4"],
     "swap_guide.py": ["--steps", "2", "--sequences", "4", "--threads", "1"],
     "bouncing_balls.py": ["--steps", "2", "--sequences", "4", "--relations", "none", "memory"],
-    "custom_prior.py": ["--steps", "2"],
+    "custom_prior.py": ["--steps", "2", "--fit", "2"],
     "air_estimators.py": ["--seconds", "0.1"],
 }
 
@@ -96,7 +96,9 @@ def test_bouncing_balls_simulates_four_and_more(tmp_path: Path) -> None:
     assert (tmp_path / "relational.png").exists()
 
 
-def test_custom_prior_compares_two(tmp_path: Path) -> None:
+def test_custom_prior_compares_five(tmp_path: Path) -> None:
     stdout = output("custom_prior.py", "--threads", "1", "--out", str(tmp_path))
-    assert len(re.findall(r"(?:GRU|physics) +\d+\.\d+ px off", stdout)) == 2
-    assert {"errors.png", "GRU", "physics"} <= {path.name for path in tmp_path.iterdir()}
+    names = ["random walk", "GRU", "constant velocity", "GRU, relations", "physics"]
+    rows = re.findall(r"^(\w[\w, ]*?) +-?\d+\.\d+ \+- \d+\.\d+ +\d+\.\d\d +\d+\.\d\d$", stdout, re.MULTILINE)
+    assert rows == names
+    assert {"errors.png", "guide", *names} <= {path.name for path in tmp_path.iterdir()}

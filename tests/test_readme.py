@@ -3,6 +3,7 @@
 
 """The Python blocks of README and docs/programs.md run, one after the other, as a reader would type them."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -40,8 +41,9 @@ def test_readme_tracks_and_imagines(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.fixture(scope="module")
-def typed() -> dict[str, Any]:
-    return run_blocks("docs/programs.md", 5)
+def typed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    with contextlib.chdir(tmp_path_factory.mktemp("docs")):
+        return run_blocks("docs/programs.md", 6)
 
 
 def test_pair_shares_the_encoder_as_published(typed: dict[str, Any]) -> None:

@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command line: `pyro-sqair data …` makes and shows files of sequences, `pyro-sqair train …` trains on one."""
+"""The command line: `pyro-sqair data …` makes and shows files of sequences, `train` trains, `fit-prior` fits priors."""
 
 from __future__ import annotations
 

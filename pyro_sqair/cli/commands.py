@@ -15,6 +15,7 @@ import pyro_sqair.cli
 from pyro_sqair.cli.balls import Balls, read_colours
 from pyro_sqair.cli.digits import Digits, Mnist
 from pyro_sqair.cli.files import Convert, Info, Show
+from pyro_sqair.cli.fit_prior import FitPrior
 from pyro_sqair.cli.train import Train
 from pyro_sqair.cli.video import Video
 
@@ -39,10 +40,14 @@ class Data:
         self.command()
 
 
-Command = Annotated[Data, tyro.conf.subcommand("data")] | Annotated[Train, tyro.conf.subcommand("train")]
+Command = (
+    Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[FitPrior, tyro.conf.subcommand("fit-prior")]
+)
 
 
-def parse(arguments: Sequence[str] | None) -> Data | Train:
+def parse(arguments: Sequence[str] | None) -> Data | Train | FitPrior:
     """The command that the arguments describe; None for those of the process."""
     registry = tyro.constructors.ConstructorRegistry()
     registry.primitive_rule(read_colours)

@@ -25,6 +25,7 @@ from pyro_sqair.scene import Program, SceneConfig
 from pyro_sqair.training import Trainer, TrainingConfig, load_weights
 from pyro_sqair.training.comparison import ANOTHER_FOLDER, check_same
 from pyro_sqair.training.device import choose_device
+from pyro_sqair.training.interruption import Interrupted
 from pyro_sqair.training.weights import read_header
 
 FORMAT = 1
@@ -45,13 +46,6 @@ class Run(NamedTuple):
     experiment: Experiment
     model: Program
     guide: Program
-
-
-class Interrupted(SystemExit):
-    """A training was interrupted and saved; if uncaught, the process exits with code 130, as after Ctrl-C."""
-
-    def __init__(self) -> None:
-        super().__init__(130)
 
 
 @dataclass(frozen=True)
@@ -94,12 +88,12 @@ class Experiment:
         Files of sequences are identified by their fingerprint, not by their path.
         """
         content = to_json(self)
-        for name in ("name", "test_frames"):
-            del content[name]
-        for entry, name in (("training", "validate_every"), ("training", "checkpoint_every"), ("videos", "in_memory")):
-            content[entry].pop(name, None)
-        for name in ("train", "test"):
-            content["videos"].pop(name, None)
+        logged = "validate_every", "checkpoint_every"
+        unused = [(content, ("name", "test_frames")), (content["videos"], ("train", "test", "in_memory"))]
+        unused += [(content["training"], logged), ((content["system"].get("fitted") or {}).get("training", {}), logged)]
+        for entry, names in unused:
+            for name in names:
+                entry.pop(name, None)
         return content
 
     @classmethod
@@ -165,6 +159,27 @@ class Experiment:
             torch.default_generator.manual_seed(self.training.seed)  # torch.manual_seed would also seed GPUs
             return self.system.programs(self.scene)
 
+    def claim(self, out: Path) -> tuple[Experiment, dict[str, Any]]:
+        """Checks that a folder has a run of this experiment, or no run.
+
+        Returns:
+            This experiment with the fingerprint of the file to train on, and the content of its `experiment.json`.
+            Errors are those of :meth:`train`.
+        """
+        from pyro_sqair.experiments.report import PICTURES  # imports SciPy and matplotlib
+
+        if out.is_file():
+            raise NotADirectoryError(f"expected a folder for the run, found a file: {out}")
+        videos = self.videos.fingerprinted() if isinstance(self.videos, FileVideos) else self.videos
+        experiment, description = replace(self, videos=videos), out / "experiment.json"
+        if description.exists():
+            found = Experiment.read(description).identity()
+            check_same("the settings of this experiment", experiment.identity(), found, description, ANOTHER_FOLDER)
+        elif foreign := [name for name in (*_FILES, *PICTURES) if (out / name).exists()]:
+            raise FileExistsError(f"expected no files of another run in {out}, got {foreign}{ANOTHER_FOLDER}")
+        content = {"format": FORMAT, "pyro_sqair": pyro_sqair.__version__, "experiment": to_json(experiment)}
+        return experiment, content
+
     def train(
         self,
         out: str | Path,
@@ -190,28 +205,21 @@ class Experiment:
         Raises:
             FileNotFoundError: if the file to train on is missing.
             ValueError: if model and guide do not fit, or the content of the file to train on or the folder's experiment
-                is another one; lists what differs.
+                is another one; lists what differs; or if the experiment has a prior that is fitted alone.
             FileExistsError: if the folder has no experiment, but a file with the name of a run's.
             BlockingIOError: if another process trains in the folder.
             Interrupted: if the training was interrupted; it has been saved.
             FloatingPointError: if the training diverges; see :meth:`~pyro_sqair.training.Trainer.run`.
             OSError: if a file cannot be written, as on a full disk; the last checkpoint is kept.
         """
-        from pyro_sqair.experiments.report import PICTURES, validate  # imports SciPy and matplotlib
+        from pyro_sqair.experiments.report import validate  # imports SciPy and matplotlib
 
+        if getattr(self.system, "fitted", None) is not None:
+            raise ValueError(f"expected an experiment to train, got {self.name!r} with a prior that is fitted alone")
         out, on = Path(out), choose_device(device)
-        if out.is_file():
-            raise NotADirectoryError(f"expected a folder for the run, found a file: {out}")
         description, weights = out / "experiment.json", out / "weights.safetensors"
-        videos = self.videos.fingerprinted() if isinstance(self.videos, FileVideos) else self.videos
-        experiment = replace(self, videos=videos, custom=self.custom or programs is not None)
+        experiment, content = replace(self, custom=self.custom or programs is not None).claim(out)
         identity = experiment.identity()
-        content = {"format": FORMAT, "pyro_sqair": pyro_sqair.__version__, "experiment": to_json(experiment)}
-        if description.exists():
-            found = Experiment.read(description).identity()
-            check_same("the settings of this experiment", identity, found, description, ANOTHER_FOLDER)
-        elif foreign := [name for name in (*_FILES, *PICTURES) if (out / name).exists()]:
-            raise FileExistsError(f"expected no files of another run in {out}, got {foreign}{ANOTHER_FOLDER}")
         model, guide = experiment.programs() if programs is None else _pair(programs)
         for program in (model, guide):
             if program.scene != self.scene:

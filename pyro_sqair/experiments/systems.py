@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pyro.infer import ELBO
 
+from pyro_sqair.experiments.fitted import FittedPrior, PropagationConfig, RelationsConfig
 from pyro_sqair.guides import DiscoveryGuide, PropagationGuide, SQAIRGuide, VRNNGuide, conv_vision, mlp_vision
 from pyro_sqair.infer import FIVO, VIMCO
 from pyro_sqair.models import (
@@ -20,15 +21,13 @@ from pyro_sqair.models import (
     FixedCount,
     GeometricCount,
     GRUPriorConfig,
-    GuidedWalkConfig,
-    RandomWalkConfig,
     conv_renderer,
     mlp_renderer,
 )
 from pyro_sqair.nn.backbone import VRNNBackbone, VRNNConfig, conv_vrnn
 from pyro_sqair.nn.convolutions import ConvolutionConfig, pedestrian_convolutions
 from pyro_sqair.nn.networks import NoContext, SetEncoder
-from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
+from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig, Relations
 from pyro_sqair.scene.objects import LARGEST_SIZE, SceneConfig
 
 
@@ -45,6 +44,7 @@ class SQAIRSystem:
         convolutions: sizes of the convolutional networks (CONV-SQAIR); None for perceptrons.
         relations: effects of objects on each other (R-SQAIR); None for SQAIR.
         propagation: the propagation prior.
+        fitted: the prior fitted alone that replaces the one trained with the guide; None if there is none.
 
     Raises:
         ValueError: if a size is not from 1 to 4096, or a cost or ``output_scale`` is not valid.
@@ -55,8 +55,9 @@ class SQAIRSystem:
     output_scale: float = 0.25
     object_costs: tuple[float, float] | None = None
     convolutions: ConvolutionConfig | None = None
-    relations: InteractionConfig | MemoryCoreConfig | None = None
-    propagation: GRUPriorConfig | RandomWalkConfig | GuidedWalkConfig = field(default_factory=GRUPriorConfig)
+    relations: RelationsConfig | None = None
+    propagation: PropagationConfig = field(default_factory=GRUPriorConfig)
+    fitted: FittedPrior | None = None
 
     def __post_init__(self) -> None:
         _check_networks(self)
@@ -64,21 +65,31 @@ class SQAIRSystem:
             FixedCount(*self.object_costs)
 
     def programs(self, scene: SceneConfig) -> tuple[SQAIR, SQAIRGuide]:
-        """A model and its guide, which share the encoder of propagated objects and the relations."""
-        encoder = SetEncoder(scene.what_dim, self.hidden_size)
-        relations = None if self.relations is None else self.relations.build(scene.what_dim)
+        """A model and its guide; without a fitted prior they share the encoder of propagated objects and the relations.
+
+        Raises:
+            ValueError: if the fitted prior is a :class:`CustomPrior` that cannot be imported, or does not fit.
+        """
+        encoder, relations = self._context(self.relations, scene)
+        fitted = self.fitted
+        own = (encoder, relations) if fitted is None else self._context(fitted.relations, scene)
         count = None if self.object_costs is None else FixedCount(*self.object_costs)
-        prior = self.propagation.build(scene.what_dim, self.hidden_size, relations)
+        prior = (fitted or self).propagation.build(scene.what_dim, self.hidden_size, own[1])
         if self.convolutions is None:
             vision = mlp_vision(scene, self.hidden_size)
             renderer = mlp_renderer(scene, self.decoder_size or self.hidden_size, self.output_scale)
         else:
             vision = conv_vision(scene, self.hidden_size, self.convolutions)
             renderer = conv_renderer(scene, self.convolutions, self.output_scale)
-        model = SQAIR(DiscoveryPrior(scene, encoder, count), prior, renderer, scene)
+        model = SQAIR(DiscoveryPrior(scene, own[0], count), prior, renderer, scene)
         discovery = DiscoveryGuide(scene, vision, encoder, self.hidden_size)
         propagation = PropagationGuide(vision.glimpse, self.hidden_size, relations)
         return model, SQAIRGuide(discovery, propagation, scene)
+
+    def _context(self, relations: RelationsConfig | None, scene: SceneConfig) -> tuple[SetEncoder, Relations | None]:
+        """An encoder of propagated objects and a relational module, with fresh weights."""
+        encoder = SetEncoder(scene.what_dim, self.hidden_size)
+        return encoder, None if relations is None else relations.build(scene.what_dim)
 
     def estimator(self, num_particles: int) -> ELBO:
         """VIMCO, as in the paper."""

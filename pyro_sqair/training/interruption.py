@@ -12,6 +12,13 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
+class Interrupted(SystemExit):
+    """A training was interrupted and saved; if uncaught, the process exits with code 130, as after Ctrl-C."""
+
+    def __init__(self) -> None:
+        super().__init__(130)
+
+
 class Interruption:
     """A context in which the first Ctrl-C or SIGTERM sets `requested`, and the second raises KeyboardInterrupt.
 

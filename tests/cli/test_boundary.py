@@ -22,7 +22,7 @@ def name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 COMMANDS = {  # with their positional arguments
     "": "", "data": "", "data digits": "out", "data mnist": "out", "data balls": "out", "data video": "in out",
-    "data convert": "in out", "data info": "in", "data show": "in", "train": "in",
+    "data convert": "in out", "data info": "in", "data show": "in", "train": "in", "fit-prior": "run",
 }  # fmt: skip
 
 

@@ -12,11 +12,12 @@ import pytest
 
 from pyro_sqair.cli.train import Train
 from pyro_sqair.data import BouncingBalls, Fingerprint, coloured_balls, curtained_balls, four_balls, write_sequences
-from pyro_sqair.experiments import PRESETS, SYSTEMS, BallVideos, Experiment, FileVideos
+from pyro_sqair.experiments import PRESETS, SYSTEMS, BallVideos, CustomPrior, Experiment, FileVideos, FittedPrior
 from pyro_sqair.experiments.serialization import from_json, to_json
 from pyro_sqair.models import GRUPriorConfig, GuidedWalkConfig, RandomWalkConfig
 from pyro_sqair.nn.relations import InteractionConfig, MemoryCoreConfig
 from pyro_sqair.scene import SceneConfig
+from pyro_sqair.training import fitting
 
 DIGITS = PRESETS["embedded-digits"]
 
@@ -37,6 +38,10 @@ VARIANTS: list[dict[str, Any]] = [
     *({"system": replace(DIGITS.system, propagation=prior(-2.0))} for prior in PRIORS),
     *({"system": make(DIGITS.system, (20, 20))} for make in SYSTEMS.values()),
     *({"videos": BallVideos(balls), "scene": SceneConfig(8)} for balls in BALLS),
+    *(
+        {"system": replace(DIGITS.system, fitted=FittedPrior(prior, None, "both", fitting(), 99, "ab12"))}
+        for prior in (RandomWalkConfig(-2.0), CustomPrior("priors:Physics"))
+    ),
     {"videos": FileVideos(Path("a/train.h5"))},
     {"videos": FileVideos(Path("a.h5"), Path("b.h5"), in_memory=False), "custom": True, "test_frames": 7},
     {"videos": FileVideos(Path("a.h5"), fingerprint=Fingerprint(9, 5, 3, (50, 60), 3, "film", None, "{}", "ab12"))},

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 from case import SMALL, Case, write_data
 
 from pyro_sqair.cli import main
-from pyro_sqair.cli.commands import DataCommand, Train
+from pyro_sqair.cli.commands import DataCommand, FitPrior, Train
 
-WORK = {"train", "test", "generalise", "length", "sequences", "steps", "num_frames"}  # more of it takes longer
+# More of it takes longer.
+WORK = {"train", "test", "generalise", "length", "sequences", "steps", "num_frames", "scenes"}
 INTEGERS = ("-1", "0", "1", "3", "-9", str(2**31), str(2**63), str(10**30), "9" * 5000, "1.5", "nan", "", "x", "\u0663")
 FLOATS = ("nan", "inf", "-inf", "-1", "0", "0.5", "1e-320", "1e30", "1e308", "", "x", "1_0")
 WORDS = ("", " ", "x", "auto", "CUDA", "mps", "cuda:99", "cpu:1", "\u2603", "a\u0000b", ".", "/dev/null/x", "y" * 999)
@@ -26,7 +27,8 @@ def arguments() -> list[Case]:
     """The cases."""
     rng, cases = random.Random(3), []
     write_data()
-    commands = {get_args(kind)[1].name: get_args(kind)[0] for kind in get_args(DataCommand)} | {"train": Train}
+    commands = {get_args(kind)[1].name: get_args(kind)[0] for kind in get_args(DataCommand)}
+    commands |= {"train": Train, "fit-prior": FitPrior}
     small = {
         "digits": "made --train 2 --test 1 --length 2 --overwrite",
         "mnist": "made --mnist absent --train 2 --test 1 --length 2",
@@ -36,6 +38,7 @@ def arguments() -> list[Case]:
         "info": "data/train.h5",
         "show": "data/train.h5 --out shown --overwrite --sequences 1",
         "train": f"data/train.h5 --out new {' '.join(SMALL)}",
+        "fit-prior": "first --out new --scenes 20 --steps 1 --sequences 1 --threads 1",
     }
 
     def call(words: list[str]) -> int:
@@ -43,7 +46,7 @@ def arguments() -> list[Case]:
         return main(words)
 
     for name, kind in commands.items():
-        base = [*([] if name == "train" else ["data"]), name, *small[name].split()]
+        base = [*([] if name in ("train", "fit-prior") else ["data"]), name, *small[name].split()]
         for option, annotation in options(kind):
             for _ in range(3):
                 given = [f"--{option.replace('_', '-')}", *values(annotation, rng)]
