@@ -25,7 +25,7 @@ class SurrogateELBO(ELBO):
     Use it with `pyro.infer.SVI`, or as `objective = Estimator(5)(model, guide)`, a module whose call returns the loss.
     """
 
-    _checked: tuple[Callable, Callable] | None = None  # the last pair that `check_particles` accepted
+    _checked: tuple[Any, Any] | None = None  # the last pair that `check_particles` accepted
 
     def surrogate(self, model: Callable, guide: Callable, *args: Any, **kwargs: Any) -> Tensor:
         """Shape [*batch]: its value is each datum's bound L, its gradient the estimate of the bound's."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from pyro import poutine
@@ -63,7 +63,7 @@ class Bank:
         require(kept > 0 and 0 <= share, "a bank of at least two sequences and a share from 0 to below 1", share)
         return Bank(self.draws[:kept], self.scene), Bank(self.draws[kept:], self.scene)
 
-    def sample(self, batch: int, length: int, generator: torch.Generator) -> Scenes:
+    def sample(self, batch: int, length: int, generator: torch.Generator) -> Any:  # Scenes, in the place of Sequences
         """The first `length` frames of random sequences.
 
         Raises:

@@ -193,8 +193,8 @@ def _created(disk: _DeferredFile, layout: Layout) -> h5py.File:
     file = h5py.File(disk, "w", libver="v110")  # from 1.10 on, HDF5's own structures have checksums
     texts = FORMAT, layout.generator, json.dumps(layout.parameters, sort_keys=True, allow_nan=False)
     # Bytes, since HDF5 keeps text of variable length in a heap without a checksum.
-    texts = (np.bytes_(text.encode()) for text in texts)
-    file.attrs.update(zip(("format", "generator", "parameters"), texts, strict=True))
+    stored = (np.bytes_(text.encode()) for text in texts)
+    file.attrs.update(zip(("format", "generator", "parameters"), stored, strict=True))
     file.attrs["version"] = VERSION
     if layout.seed is not None:
         file.attrs["seed"] = np.int64(layout.seed)
