@@ -38,7 +38,7 @@ class FitPrior:
     steps: int = 1500
     """number of updates"""
     scenes: int = 4000
-    """number of scenes that the guide infers, of which a tenth is held out"""
+    """number of scenes that the guide infers; a tenth as many of test videos are held out"""
     length: int | None = None
     """frames of a scene; by default the longest sequences of the run's training, at most 12"""
     seed: int = 0
@@ -85,4 +85,5 @@ class FitPrior:
     def folder(self) -> Path:
         """The folder of the new run."""
         words = [word.rpartition(":")[2] for word in (self.propagation, self.relations) if word is not None]
-        return self.out or Path("-".join([str(self.run), *(words or ["fitted"])]))
+        run = self.run if self.run.name else self.run.absolute()  # "." has no name
+        return self.out or run.with_name("-".join([run.name, *(words or ["fitted"])]))

@@ -17,6 +17,7 @@ import pyro_sqair
 from pyro_sqair.data import Sequences, Source
 from pyro_sqair.data.atomic import write_json
 from pyro_sqair.data.randomness import isolated
+from pyro_sqair.experiments.fitted import CustomPrior
 from pyro_sqair.experiments.serialization import from_json, to_json
 from pyro_sqair.experiments.systems import System
 from pyro_sqair.experiments.videos import FileVideos, Videos
@@ -28,7 +29,7 @@ from pyro_sqair.training.device import choose_device
 from pyro_sqair.training.interruption import Interrupted
 from pyro_sqair.training.weights import read_header
 
-FORMAT = 1
+FORMAT = 2
 # With the pictures, the files of a run besides its experiment.json.
 _FILES = ("checkpoint.pt", "weights.safetensors", "log.jsonl", "metrics.json")
 _VALIDATION_SEQUENCES = 128
@@ -74,6 +75,9 @@ class Experiment:
         most, num_slots = self.videos.most_objects, self.scene.num_slots
         if most > num_slots:
             raise ValueError(f"expected at least {most} slots, the most objects of a video, got {num_slots}")
+        fitted = getattr(self.system, "fitted", None)
+        if fitted is not None and isinstance(fitted.propagation, CustomPrior) and not self.custom:
+            raise ValueError(f"expected custom=True with the code of {fitted.propagation.program!r}, got False")
         if self.test_frames < 1:
             raise ValueError(f"expected test_frames of at least 1, got {self.test_frames}")
 

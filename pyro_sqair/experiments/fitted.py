@@ -38,13 +38,16 @@ class CustomPrior:
         """
         try:
             found = pkgutil.resolve_name(self.program)
-        except (ImportError, AttributeError, ValueError) as error:
+        except (ImportError, AttributeError, ValueError, SyntaxError, NameError) as error:
             raise ValueError(
                 f"expected a propagation prior MODULE:CALLABLE on the Python path, got {self.program!r} ({error})"
             ) from error
         if not callable(found):
             raise ValueError(f"expected {self.program!r} to be callable, got {type(found).__name__}")
-        return found(what_dim) if isinstance(found, type) else found
+        try:
+            return found(what_dim) if isinstance(found, type) else found
+        except TypeError as error:
+            raise ValueError(f"expected {self.program!r} to be a class called with what_dim, got {error}") from error
 
 
 @dataclass(frozen=True)

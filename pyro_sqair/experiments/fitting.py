@@ -15,6 +15,7 @@ from typing import Literal, TypeVar
 import torch
 
 from pyro_sqair.data.atomic import atomic_path, write_json
+from pyro_sqair.data.files.dataset import StoredSequences
 from pyro_sqair.data.randomness import isolated
 from pyro_sqair.experiments.experiment import Run, load
 from pyro_sqair.experiments.fitted import CustomPrior, FittedPrior
@@ -78,7 +79,7 @@ def fit_run(
         relations: of objects in it: a name among :data:`RELATIONS`; None for those of the run.
         part: which part to fit.
         steps: number of updates.
-        scenes: number of scenes to draw; a tenth of them is held out for validation.
+        scenes: number of scenes to draw; a tenth as many of test videos are held out for validation.
         length: frames of a scene; None for the longest sequences of the run's training, at most 12.
         seed: of the scenes, the batches and the initial weights.
         device: see :func:`~pyro_sqair.training.device.choose_device`.
@@ -130,14 +131,17 @@ def fit_run(
     source = experiment.source("train", on, mnist)
     check_sites(model, guide, source.sample(2, length, torch.Generator(source.device)).frames[:3])
     with FolderLock(out):
-        write_json(out / "experiment.json", content)
         bank = draw_bank(guide, source, scenes, length, seed, progress)
-        if part != "discovery" and not bank.num_objects[1]:
+        if part != "discovery" and not bank.num_propagated:
             raise ValueError(f"expected a guide that propagates objects, got none in {scenes} scenes from {run}")
-        train, held_out = Bank(bank.draws.to(on), bank.scene).split()
+        unseen = experiment.source("test", on, mnist)
+        frames = min(length, unseen.layout.num_frames) if isinstance(unseen, StoredSequences) else length
+        held_out = draw_bank(guide, unseen, max(2, scenes // 10), frames, seed + 1, progress)
+        train, held_out = (Bank(b.draws.to(on), b.scene, guide) for b in (bank, held_out))
+        write_json(out / "experiment.json", content)
         if progress:
             size = f"{bank.draws.nbytes / 1e6:.3g} MB"
-            print(f"{scenes} scenes of {length} frames, {size}; {len(held_out)} are held out")
+            print(f"{scenes} scenes of {length} frames, {size}; {len(held_out)} of test videos are held out")
             _print_score("before", score_prior(_prior(source_run.model, part), held_out))
         score = fit_prior(
             _prior(model, part), train, out / "fit", fitted.training, held_out, experiment.identity(), progress

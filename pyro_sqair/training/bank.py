@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
@@ -40,28 +42,29 @@ class Bank:
         draws: float32 [n, T, 2, N, 1 + 4 + D]: ``pres``, ``where`` and ``what`` of each slot in each phase (discovery,
             propagation) of each frame; zeros in slots that the guide did not visit.
         scene: sizes of the guide.
+        guide: the guide; None if it is not at hand.
     """
 
-    def __init__(self, draws: Tensor, scene: SceneConfig) -> None:
+    def __init__(self, draws: Tensor, scene: SceneConfig, guide: Program | None = None) -> None:
         slot = (2, scene.num_slots, 5 + scene.what_dim)
         valid = draws.dim() == 5 and draws.shape[2:] == slot and 0 not in draws.shape
         require(valid, f"draws of shape [n, T, {', '.join(map(str, slot))}], n and T at least 1", list(draws.shape))
-        self.draws, self.scene, self.device = draws, scene, draws.device
+        self.draws, self.scene, self.guide, self.device = draws, scene, guide, draws.device
 
     def __len__(self) -> int:
         return len(self.draws)
 
     @property
-    def num_objects(self) -> tuple[int, int]:
-        """The numbers of objects that were discovered and propagated in all frames, each counted once per frame."""
-        discovered, propagated = self.draws[..., 0].sum((0, 1, 3)).tolist()
-        return int(discovered), int(propagated)
+    def num_propagated(self) -> int:
+        """The number of objects propagated to all frames, each counted once per frame."""
+        return int(self.draws[:, :, 1, :, 0].sum())
 
     def split(self, share: float = 0.1) -> tuple[Bank, Bank]:
         """Two banks, to fit to and to validate on; the second has that share of the sequences, at least one."""
         kept = len(self) - max(1, round(share * len(self)))
-        require(kept > 0 and 0 <= share, "a bank of at least two sequences and a share from 0 to below 1", share)
-        return Bank(self.draws[:kept], self.scene), Bank(self.draws[kept:], self.scene)
+        require(len(self) > 1, "a bank of at least two sequences", len(self))
+        require(kept > 0 and 0 <= share, "a share from 0 to below 1", share)
+        return Bank(self.draws[:kept], self.scene, self.guide), Bank(self.draws[kept:], self.scene, self.guide)
 
     def sample(self, batch: int, length: int, generator: torch.Generator) -> Any:  # Scenes, in the place of Sequences
         """The first `length` frames of random sequences.
@@ -100,7 +103,7 @@ def draw_bank(
     draws = _zeros(sequences, length, 2, scene.num_slots, 5 + scene.what_dim)
     generator = torch.Generator(device).manual_seed(derive_seed("videos", seed))
     starts = range(0, sequences, _CHUNK)
-    with isolated(device):
+    with isolated(device), pyro.get_param_store().scope():
         torch.manual_seed(derive_seed("bank", seed))
         for start in tqdm(starts, desc="drawing scenes", disable=not progress, dynamic_ncols=True):
             part = draws[start : start + _CHUNK]
@@ -112,7 +115,7 @@ def draw_bank(
             for name, site in sites.items():
                 t, phase, i, field = _SITE.fullmatch(name).groups()  # type: ignore[union-attr]
                 columns[field][:, int(t), _PHASES.index(phase), int(i)] = site["value"]
-    return Bank(draws, scene)
+    return Bank(draws, scene, guide)
 
 
 def site_values(draws: Tensor) -> dict[str, Tensor]:
@@ -137,5 +140,5 @@ def _zeros(*shape: int) -> Tensor:
     if size <= _IN_MEMORY:
         return torch.zeros(shape)
     with tempfile.NamedTemporaryFile() as file:  # its blocks are freed when the mapping is closed
-        file.truncate(size)
+        os.posix_fallocate(file.fileno(), 0, size)  # not truncate: a write to a full disk would kill the process
         return torch.from_file(file.name, shared=True, size=size // 4).reshape(shape)

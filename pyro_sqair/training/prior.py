@@ -96,8 +96,13 @@ def fit_prior(
         The score of the held-out scenes.
 
     Raises:
-        ValueError: if the prior draws other sites or sizes than the bank has, or has no parameters.
+        ValueError: if the prior draws other sites or sizes than the bank has, has no parameters or parameters of the
+            bank's guide, or the bank has nothing to fit it to, such as a single frame.
     """
+    trained = {id(parameter) for parameter in prior.parameters()}
+    require(trained, "a prior with parameters to fit", "none; score_prior judges it")
+    shared = trained & {id(parameter) for parameter in (bank.guide.parameters() if bank.guide else ())}
+    require(not shared, "a prior without parameters of the guide, such as a copy.deepcopy", f"{len(shared)} of them")
     if held_out is None:
         bank, held_out = bank.split()
     config = config or fitting(length=bank.draws.shape[1])
@@ -138,19 +143,20 @@ def score_prior(prior: Program, bank: Bank) -> PriorScore:
     counts = {"disc": present.new_full((len(bank),), present.shape[1]), "prop": present[:, :, 1].sum((1, 2))}
     totals = {phase: torch.zeros(len(bank), dtype=torch.float64) for phase in counts}
     counted = dict.fromkeys(counts, False)
-    with pyro.validation_enabled(False):
+    with pyro.validation_enabled(False), pyro.get_param_store().scope():
         for start in range(0, len(bank), _SCORED_AT_A_TIME):
             rows = slice(start, start + _SCORED_AT_A_TIME)
             trace = poutine.trace(replay, graph_type="flat").get_trace(bank.draws[rows].transpose(0, 1))
+            trace.compute_log_prob()
             for name, site in sample_sites(trace).items():
                 phase = name.split("/")[1].split("_")[0]
                 if site["mask"] is not False:
-                    totals[phase][rows] += site["fn"].log_prob(site["value"]).double().cpu()
+                    totals[phase][rows] += site["log_prob"].double().cpu()
                     counted[phase] = True
 
     def ratio(phase: str) -> tuple[float, float]:
         total, count = totals[phase], counts[phase].cpu()
-        if not counted[phase]:
+        if not counted[phase] or not count.sum():
             return math.nan, math.nan
         mean = total.sum() / count.sum()
         return mean.item(), ((total - mean * count).std() / (count.mean() * math.sqrt(len(count)))).item()
@@ -181,16 +187,27 @@ class Replay(nn.Module):
         """Checks on one scene that the prior draws what the bank has.
 
         Raises:
-            ValueError: if it draws other sites or sizes.
+            ValueError: if it draws other sites or sizes, has parameters outside modules, or the draws of all its sites
+                are given.
         """
         scene = self.prior.scene
         ours, theirs = (f"{s.num_slots} slots and `what` of {s.what_dim} dimensions" for s in (scene, bank.scene))
         require(ours == theirs, f"a bank with {ours}, as the prior has", f"one with {theirs}")
         full = bank.draws[bank.draws[..., 0].sum((1, 2, 3)).argmax()].unsqueeze(1)
-        sites = sample_sites(poutine.trace(self, graph_type="flat").get_trace(full))
+        with pyro.get_param_store().scope():  # an empty store: see Trainer.run
+            trace = poutine.trace(self, graph_type="flat").get_trace(full)
+            own = {id(parameter) for parameter in self.prior.parameters()}
+            found: dict[str, Any] = {name: s["value"] for name, s in trace.nodes.items() if s["type"] == "param"}
+            others = [name for name, value in found.items() if id(value.unconstrained()) not in own]
+        if others:
+            raise ValueError(f"expected a prior with the parameters of a module, got pyro.param {quoted(others)}")
+        sites = sample_sites(trace)
         if others := [name for name, site in sites.items() if not site["is_observed"]]:
             raise ValueError(f"expected a prior that draws the sites of the bank, got {quoted(others)} as well")
         for name, site in sites.items():
             shape = site["value"].shape[1:]
-            own = site["fn"].event_shape
-            require(own == shape, f"site {name!r} of shape {list(shape)}, as in the bank", list(own))
+            event = site["fn"].event_shape
+            require(event == shape, f"site {name!r} of shape {list(shape)}, as in the bank", list(event))
+        counted = any(site["mask"] is not False for site in sites.values())
+        got = f"{len(full)} frames with {int(full[:, :, 1, :, 0].sum())} propagated objects at most"
+        require(counted, "scenes with draws that this prior makes", got)

@@ -51,7 +51,9 @@ def figures(output: str) -> dict[str, list[float]]:
 def test_fits_compares_and_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit-prior", "run", *SMALL, "--relations", "in"]) == 0
     output = capsys.readouterr().out
-    assert "20 scenes of 3 frames, 0.00672 MB; 2 are held out" in output  # 4 * 20 * 3 * 2 phases * 2 slots * (5 + 2)
+    assert (
+        "20 scenes of 3 frames, 0.00672 MB; 2 of test videos are held out" in output
+    )  # 4 * 20 * 3 * 2 phases * 2 slots * (5 + 2)
     assert len(re.findall(r"^held-out log p (?:before|after) the fit: discovery .* propagation", output, re.M)) == 2
     found = figures(output)
     (elbo, _, kl), (new_elbo, _, new_kl) = found["before"], found["after"]

@@ -91,8 +91,8 @@ class TestLoad:
             ("\ufffd\x00", "expected an experiment as JSON"),
             ("[1, 2]", "expected an experiment with its format, got something else"),
             ('{"training": {}}', "expected an experiment with its format, got something else"),
-            ('{"format": 2, "pyro_sqair": "9.0", "experiment": {}}', "format 1, got 2, written by pyro_sqair 9.0"),
-            ('{"format": 1, "experiment": {"type": "Preset"}}', "expected type Experiment, got 'Preset'"),
+            ('{"format": 3, "pyro_sqair": "9.0", "experiment": {}}', "format 2, got 3, written by pyro_sqair 9.0"),
+            ('{"format": 2, "experiment": {"type": "Preset"}}', "expected type Experiment, got 'Preset'"),
         ],
     )
     def test_damaged_experiments(self, run: Path, content: str, message: str) -> None:

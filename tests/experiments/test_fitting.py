@@ -18,9 +18,11 @@ import pyro_sqair
 from pyro_sqair.data import BouncingBalls, MotionConfig, four_balls, write_sequences
 from pyro_sqair.experiments import (
     AIRSystem,
+    CustomPrior,
     DigitVideos,
     Experiment,
     FileVideos,
+    FittedPrior,
     Interrupted,
     Run,
     SQAIRSystem,
@@ -136,9 +138,17 @@ def test_the_bank_is_drawn_from_the_guide_and_held_out(
 
     monkeypatch.setattr(fitting, "fit_prior", record)
     fit(tiny, tmp_path, scenes=30, length=2, seed=5)
-    expected = pyro_sqair.training.draw_bank(pyro_sqair.load(tiny).guide, TINY.source("train"), 30, 2, 5, False)
+    guide, banks = pyro_sqair.load(tiny).guide, []
+    for split, scenes, seed in (("train", 30, 5), ("test", 3, 6)):
+        banks.append(pyro_sqair.training.draw_bank(guide, TINY.source(split), scenes, 2, seed, False))
     ((train, held_out),) = used
-    assert torch.equal(train.draws, expected.draws[:27]) and torch.equal(held_out.draws, expected.draws[27:])
+    assert torch.equal(train.draws, banks[0].draws) and torch.equal(held_out.draws, banks[1].draws)
+
+
+def test_code_that_only_a_file_names_is_not_run() -> None:
+    fitted = FittedPrior(CustomPrior("os:getcwd"), None, "both", pyro_sqair.training.fitting(), 99, "ab12")
+    with pytest.raises(ValueError, match="expected custom=True with the code of 'os:getcwd', got False"):
+        replace(TINY, system=replace(TINY.system, fitted=fitted))
 
 
 @pytest.mark.parametrize("part", ["discovery", "propagation"])

@@ -39,7 +39,10 @@ VARIANTS: list[dict[str, Any]] = [
     *({"system": make(DIGITS.system, (20, 20))} for make in SYSTEMS.values()),
     *({"videos": BallVideos(balls), "scene": SceneConfig(8)} for balls in BALLS),
     *(
-        {"system": replace(DIGITS.system, fitted=FittedPrior(prior, None, "both", fitting(), 99, "ab12"))}
+        {
+            "system": replace(DIGITS.system, fitted=FittedPrior(prior, None, "both", fitting(), 99, "ab12")),
+            "custom": True,
+        }
         for prior in (RandomWalkConfig(-2.0), CustomPrior("priors:Physics"))
     ),
     {"videos": FileVideos(Path("a/train.h5"))},

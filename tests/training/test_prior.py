@@ -200,6 +200,50 @@ def test_a_prior_that_does_not_fit_the_bank(
     assert not list(tmp_path.iterdir())
 
 
+def test_priors_that_cannot_be_fitted(tmp_path: Path) -> None:
+    model, guide = SQAIRSystem(hidden_size=8).programs(SCENE)
+    shared = ScenePrior(model.discovery_prior, model.propagation_prior, SCENE)
+
+    def loose(previous, memory, slots):
+        scale = pyro.param("loose", torch.tensor(1.0))
+        for _ in slots:
+            pyro.sample("pres", dist.Bernoulli(scale.sigmoid()))
+            pyro.sample("where", dist.Normal(torch.zeros(4), 1.0).to_event(1))
+            pyro.sample("what", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+
+    draws = random_draws(20)
+    for prior, scenes, message in (
+        (shared, Bank(draws, SCENE, guide), "a prior without parameters of the guide, .* got [0-9]+ of them"),
+        (ScenePrior(given_discovery, stays, SCENE), Bank(draws, SCENE), "a prior with parameters to fit, got none"),
+        (ScenePrior(model.discovery_prior, loose, SCENE), Bank(draws, SCENE), "got pyro.param 'loose'"),
+        (ScenePrior(given_discovery, Drift(), SCENE), Bank(draws[:, :1], SCENE), "got 1 frames with 0 propagated"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_prior(prior, scenes, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_parameters_of_two_priors_stay_apart() -> None:
+    """A PyroParam would take the value of that of the same name in another prior."""
+
+    class Scaled(pyro.nn.PyroModule):
+        def __init__(self, scale: float) -> None:
+            super().__init__()
+            self.scale = pyro.nn.PyroParam(torch.tensor(scale), dist.constraints.positive)
+
+        def forward(self, previous, memory, slots):
+            for i in slots:
+                pyro.sample("pres", dist.Bernoulli(previous.pres.new_tensor(0.7)))
+                pyro.sample("where", dist.Normal(previous.where[..., i, :], self.scale).to_event(1))
+                pyro.sample("what", dist.Normal(previous.what[..., i, :], 1.0).to_event(1))
+
+    scenes = Bank(random_draws(20), SCENE)
+    first, second = (ScenePrior(given_discovery, Scaled(scale), SCENE) for scale in (0.5, 3.0))
+    alone = score_prior(second, scenes).propagation
+    other = score_prior(first, scenes).propagation
+    assert score_prior(second, scenes).propagation == alone != other
+
+
 def test_invalid_banks() -> None:
     with pytest.raises(ValueError, match=r"expected draws of shape \[n, T, 2, 3, 7\], .* got \[0, 5, 2, 3, 7\]"):
         Bank(torch.zeros(0, 5, 2, 3, 7), SCENE)
