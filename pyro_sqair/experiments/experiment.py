@@ -75,9 +75,9 @@ class Experiment:
         most, num_slots = self.videos.most_objects, self.scene.num_slots
         if most > num_slots:
             raise ValueError(f"expected at least {most} slots, the most objects of a video, got {num_slots}")
-        fitted = getattr(self.system, "fitted", None)
-        if fitted is not None and isinstance(fitted.propagation, CustomPrior) and not self.custom:
-            raise ValueError(f"expected custom=True with the code of {fitted.propagation.program!r}, got False")
+        prior = getattr(getattr(self.system, "fitted", None), "propagation", None)
+        if isinstance(prior, CustomPrior) and not self.custom:
+            raise ValueError(f"expected custom=True with the code of {prior.program!r}, got False")
         if self.test_frames < 1:
             raise ValueError(f"expected test_frames of at least 1, got {self.test_frames}")
 
