@@ -40,8 +40,7 @@ class Run(NamedTuple):
 
     Attributes:
         experiment: its description.
-        model: the generative program, with averaged weights.
-        guide: its inference program, with averaged weights.
+        model, guide: the generative and the inference program, with averaged weights.
     """
 
     experiment: Experiment

@@ -77,6 +77,7 @@ def test_mnist_offline(tmp_path: Path, run: Run, mnist_dir: Path) -> None:
 MEASURED = """
 import sys
 from pathlib import Path
+import pyro_sqair.cli.commands
 from pyro_sqair.cli import main
 
 def peak():
