@@ -87,7 +87,7 @@ def test_physics_of_the_example():
     """It predicts a ball that bounces between two walls, a triangle wave, exactly from the third frame on."""
     example = runpy.run_path(str(Path(__file__).parents[2] / "examples" / "custom_prior.py"))
     wall, prior, memory = example["WALL"], example["Physics"](D).double(), None
-    prior.gain.data.fill_(100.0)  # a sigmoid of 1: the observed velocity is used as it is
+    prior.gains.data.fill_(100.0)  # a sigmoid of 1: the observed velocity is used as it is
     steps, speed = 40, torch.tensor([0.11, -0.07]).double()
     start = torch.tensor([0.213, -0.307]).double()
 
