@@ -1,7 +1,7 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The description of a prior that was fitted alone, to what the guide of a trained run infers."""
+"""The description of a prior that was fitted to the draws of a trained guide."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pyro_sqair.training import TrainingConfig
 PropagationConfig = GRUPriorConfig | RandomWalkConfig | GuidedWalkConfig
 RelationsConfig = InteractionConfig | MemoryCoreConfig
 
-_FEWEST_SCENES = 20  # a tenth of them is held out, and a standard error needs two
+_FEWEST_SCENES = 20  # a tenth as many are held out, and a standard error needs two
 
 
 @dataclass(frozen=True)

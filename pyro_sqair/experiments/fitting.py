@@ -100,18 +100,19 @@ def fit_run(
     experiment, system = source_run.experiment, source_run.experiment.system
     if not isinstance(system, SQAIRSystem):
         raise ValueError(f"expected a run of SQAIR, with propagation, got one of {type(system).__name__} in {run}")
-    own = system.fitted or system
+    current = system.fitted or system
     if length is None:
         length = min(_LONGEST, max(frames for frames, _ in experiment.training.curriculum))
-    dynamics = own.propagation if propagation is None else _propagation(propagation, own.propagation)
-    custom = isinstance(dynamics, CustomPrior)
-    kept = None if custom else own.relations
-    effects = kept if relations is None else _choose(relations, RELATIONS, "relations")
+    propagation_config = current.propagation if propagation is None else _propagation(propagation, current.propagation)
+    custom = isinstance(propagation_config, CustomPrior)
+    relations_config = None if custom else current.relations
+    if relations is not None:
+        relations_config = _choose(relations, RELATIONS, "relations")
     recipe = replace(fitting(steps, length), seed=seed)
     start = read_header(run / "weights.safetensors").checksum
-    fitted = FittedPrior(dynamics, effects, part, recipe, scenes, start)
-    same = (dynamics, effects) == (own.propagation, own.relations)
-    if part == "discovery" and not same:
+    fitted = FittedPrior(propagation_config, relations_config, part, recipe, scenes, start)
+    unchanged = (propagation_config, relations_config) == (current.propagation, current.relations)
+    if part == "discovery" and not unchanged:
         raise ValueError(f"expected the propagation prior of {run}, if only discovery is fitted, got another one")
     experiment, content = replace(experiment, system=replace(system, fitted=fitted), custom=custom).claim(out)
     with isolated(torch.device("cpu")):
@@ -126,7 +127,7 @@ def fit_run(
     on = next(source_run.guide.parameters()).device
     model, guide = model.to(on), guide.to(on)
     guide.load_state_dict(source_run.guide.state_dict())
-    for name in ("renderer", "discovery_prior", *["propagation_prior"] * same):
+    for name in ("renderer", "discovery_prior", *["propagation_prior"] * unchanged):
         getattr(model, name).load_state_dict(getattr(source_run.model, name).state_dict())
     source = experiment.source("train", on, mnist)
     check_sites(model, guide, source.sample(2, length, torch.Generator(source.device)).frames[:3])
@@ -154,12 +155,12 @@ def fit_run(
     return Run(experiment, model.eval(), guide.eval())
 
 
-def _propagation(name: str, own: object) -> GRUPriorConfig | CustomPrior:
-    """A prior by name, with the scale bias of the run's own."""
+def _propagation(name: str, current: object) -> GRUPriorConfig | CustomPrior:
+    """A prior by name, with the scale bias of the current one."""
     if ":" in name:
         return CustomPrior(name)
     kind = _choose(name, PROPAGATIONS, "a propagation prior MODULE:CALLABLE or")
-    return kind(getattr(own, "scale_bias", GRUPriorConfig.scale_bias))
+    return kind(getattr(current, "scale_bias", GRUPriorConfig.scale_bias))
 
 
 def _choose(name: str, choices: Mapping[str, T], what: str) -> T:

@@ -31,14 +31,14 @@ def check_particles(model: Callable, guide: Callable, *args: Any, **kwargs: Any)
     another bound. A site that does not occur if a particle is alone must contribute zero to its weight.
 
     There are two particles, and more for less than 16 data. Discrete draws of the guide are uniform over the values in
-    their support that are possible, so that particles differ. The check can miss a mistake that affects few values, as
-    a Python `if` on `all` or `any` of many draws. Dropout layers are switched off.
+    their support that are possible, so that particles differ. The check can miss a mistake that affects few values,
+    such as a Python `if` on `all` or `any` of many draws. Dropout layers are switched off.
 
     Log-probabilities may differ by sqrt(eps) * (1 + |log p|), that is half of the digits: 0.0003 nats for each nat in
     single precision. The draws are the same, so only rounding differs.
 
-    Estimators and `evaluate_bounds` call it once, if Pyro's validation is on. Random numbers and handlers of the
-    caller are not affected.
+    If Pyro's validation is on, an estimator calls it for each new pair of programs, and `evaluate_bounds` at each call.
+    Random states are restored, and the handlers of the caller see nothing.
 
     Args:
         model: any Pyro program.

@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Of slots, latents and units, many times the published sizes. Larger ones do not fit in memory, where PyTorch's error
-# does not name the setting, or the system kills the process.
+# Of slots, latents and units, many times the published sizes. Networks of larger ones do not fit in memory, and
+# PyTorch's error does not name the setting.
 LARGEST_SIZE = 4096
 
 

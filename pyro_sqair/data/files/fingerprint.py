@@ -1,6 +1,6 @@
 # Copyright Contributors to the pyro_sqair project.
 # SPDX-License-Identifier: Apache-2.0
-"""Fingerprints of files of sequences, that identify the data of a run."""
+"""Fingerprints of files of sequences. They identify the data of a run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pyro_sqair.data.files.dataset import StoredSequences
+from pyro_sqair.data.files.format import file_state
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,13 @@ class Fingerprint:
         parameters = {name: value for name, value in layout.parameters.items() if name != "file"}
         sizes = layout.sequences, layout.num_frames, layout.image_size, layout.channels
         origin = layout.generator, layout.seed, json.dumps(parameters, sort_keys=True)
-        state = data.path.stat()
-        return cls(state.st_size, *sizes, *origin, _sha256(data.path.absolute(), state.st_size, state.st_mtime_ns))
+        size, modified = file_state(data.path)
+        return cls(size, *sizes, *origin, _sha256(data.path.absolute(), size, modified))
 
 
 @lru_cache(maxsize=16)
 def _sha256(path: Path, size: int, modified: int) -> str:
-    """The hash of a file of that size, last modified then, in ns; with a progress bar if it is above 1 GiB."""
+    """The hash of a file, with a progress bar above 1 GiB. Size and time of modification are keys of the cache."""
     digest = hashlib.sha256()
     bar = tqdm(total=size, desc=f"reading {path.name}", unit="B", unit_scale=True, disable=size <= 2**30, leave=False)
     with path.open("rb") as file, bar:
